@@ -1,0 +1,225 @@
+"""The model card that travels inside every checkpoint. Needs neither torch nor safetensors."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from ..errors import CheckpointError
+from .schema import violations
+
+FORMAT_VERSION = 1
+_SCHEMA_FILE = Path(__file__).with_name("card.schema.json")
+
+
+@dataclass(frozen=True)
+class Code:
+    """A coded concept, as in DICOM: scheme designator, value, meaning."""
+
+    scheme: str
+    value: str
+    meaning: str
+
+
+@dataclass(frozen=True)
+class Terminology:
+    """What a segment is, in coded terms (category and type of a DICOM segmentation)."""
+
+    category: Code
+    type: Code
+
+    def slicer_entry(self) -> str:
+        """Return the terminology entry as Slicer stores it with a segment."""
+        category, kind = (f"{c.scheme}^{c.value}^{c.meaning}" for c in (self.category, self.type))
+        return (
+            f"Segmentation category and type - 3D Slicer General Anatomy list"
+            f"~{category}~{kind}~^^~Anatomic codes - DICOM master list~^^~^^"
+        )
+
+
+@dataclass(frozen=True)
+class SegmentClass:
+    """One class of a model.
+
+    Attributes:
+        value: its value in label maps; the index of its channel.
+        name: shown to the user.
+        color: red, green, blue, 0..255.
+        background: whether it stands for "everything else", and so makes no segment.
+        terminology: coded meaning, if there is one.
+    """
+
+    value: int
+    name: str
+    color: tuple[int, int, int]
+    background: bool = False
+    terminology: Terminology | None = None
+
+    @property
+    def segment_id(self) -> str:
+        """Identifier of the class's segment, the same in every segmentation."""
+        return re.sub(r"\W+", "_", self.name.lower()).strip("_")
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """What the network expects.
+
+    Attributes:
+        modality: in words.
+        voxel_size: mm, along the axes of `orientation`.
+        orientation: three letters, the directions in which the axes of the network's grid run.
+        normalisation: {"method": "percentile", "low": …, "high": …} or {"method": "none"}.
+    """
+
+    modality: str
+    voxel_size: tuple[float, float, float]
+    orientation: str
+    normalisation: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """A model card, checked against `card.schema.json`.
+
+    Attributes:
+        name: short name, by which a bundled model is chosen.
+        title: one line for lists.
+        description: what it segments, on what.
+        architecture: {"type": …} and the network's hyper-parameters.
+        classes: in the order of the network's channels.
+        input: what the network expects.
+        training: data, seed, steps, configuration and metrics.
+        licence: SPDX identifier of the weights' licence.
+        citation: how to cite it.
+        intended_use: what it is for and what not.
+    """
+
+    name: str
+    title: str
+    description: str
+    architecture: dict[str, Any]
+    classes: tuple[SegmentClass, ...]
+    input: InputSpec
+    training: dict[str, Any]
+    licence: str
+    citation: str
+    intended_use: str
+
+    @classmethod
+    def from_dict(cls, card: Any, source: str = "model card") -> ModelCard:
+        """Check a card given as JSON types and build it.
+
+        Args:
+            card: the card.
+            source: named in error messages.
+
+        Raises:
+            CheckpointError: naming the first entry that does not fit.
+        """
+        version = card.get("format_version") if isinstance(card, dict) else None
+        if isinstance(version, int) and version != FORMAT_VERSION:
+            raise CheckpointError(
+                f"{source}: format version {version} is not supported (this program reads "
+                f"version {FORMAT_VERSION}). Update the extension, or export the model again."
+            )
+        problems = violations(card, schema())
+        if not problems:
+            problems = _inconsistencies(card)
+        if problems:
+            raise CheckpointError(
+                f"{source}: the model card is not valid: {problems[0]}. "
+                "Correct the card, or get the checkpoint again from where it came from."
+            )
+        return cls(
+            name=card["name"],
+            title=card["title"],
+            description=card["description"],
+            architecture=dict(card["architecture"]),
+            classes=tuple(_segment_class(c) for c in card["classes"]),
+            input=InputSpec(
+                modality=card["input"]["modality"],
+                voxel_size=tuple(float(v) for v in card["input"]["voxel_size"]),
+                orientation=card["input"]["orientation"],
+                normalisation=dict(card["input"]["normalisation"]),
+            ),
+            training=dict(card["training"]),
+            licence=card["licence"],
+            citation=card["citation"],
+            intended_use=card["intended_use"],
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the card as JSON types; `from_dict` gives it back."""
+        return {
+            "format_version": FORMAT_VERSION,
+            "name": self.name,
+            "title": self.title,
+            "description": self.description,
+            "architecture": self.architecture,
+            "classes": [_class_dict(c) for c in self.classes],
+            "input": {
+                "modality": self.input.modality,
+                "voxel_size": list(self.input.voxel_size),
+                "orientation": self.input.orientation,
+                "normalisation": self.input.normalisation,
+            },
+            "training": self.training,
+            "licence": self.licence,
+            "citation": self.citation,
+            "intended_use": self.intended_use,
+        }
+
+    @property
+    def segments(self) -> tuple[SegmentClass, ...]:
+        """The classes that make a segment: all but the background."""
+        return tuple(c for c in self.classes if not c.background)
+
+
+@cache
+def schema() -> dict[str, Any]:
+    """Return the JSON schema of cards."""
+    return json.loads(_SCHEMA_FILE.read_text(encoding="utf-8"))
+
+
+def _inconsistencies(card: dict[str, Any]) -> list[str]:
+    """What a schema cannot say: classes are numbered as channels, and told apart by name."""
+    values = [c["value"] for c in card["classes"]]
+    if values != list(range(len(values))):
+        return [f"classes: values must be 0, 1, 2, … in order, got {values}"]
+    classes = [_segment_class(c) for c in card["classes"]]
+    if len({c.segment_id for c in classes}) != len(classes):
+        return ["classes: names must differ"]
+    axes = {frozenset("LR"), frozenset("PA"), frozenset("IS")}
+    letters = card["input"]["orientation"]
+    if {pair for pair in axes for letter in letters if letter in pair} != axes:
+        return [f"input.orientation: {letters!r} must name each axis once, as RAS does"]
+    return []
+
+
+def _segment_class(entry: dict[str, Any]) -> SegmentClass:
+    terminology = entry.get("terminology")
+    return SegmentClass(
+        value=entry["value"],
+        name=entry["name"],
+        color=tuple(entry["color"]),
+        background=entry.get("background", False),
+        terminology=terminology
+        and Terminology(Code(**terminology["category"]), Code(**terminology["type"])),
+    )
+
+
+def _class_dict(c: SegmentClass) -> dict[str, Any]:
+    entry: dict[str, Any] = {"value": c.value, "name": c.name, "color": list(c.color)}
+    if c.background:
+        entry["background"] = True
+    if c.terminology:
+        entry["terminology"] = {
+            "category": vars(c.terminology.category).copy(),
+            "type": vars(c.terminology.type).copy(),
+        }
+    return entry

@@ -1,0 +1,108 @@
+"""Checkpoints with their weights: needs torch and safetensors."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from ..errors import CheckpointError, OutputError
+from ..networks import MRFUNet, MRFUNetConfig
+from .card import ModelCard
+from .header import CARD_KEY, find_checkpoint, read_info
+
+_GET_AGAIN = "Get the file again from where it came from"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A network with its weights, in evaluation mode on the CPU, and its card."""
+
+    network: nn.Module
+    card: ModelCard
+    path: Path
+    sha256: str
+
+
+def build_network(card: ModelCard, source: str = "model card") -> nn.Module:
+    """Build the network that a card describes, with initial weights."""
+    hyper_parameters = {k: v for k, v in card.architecture.items() if k != "type"}
+    try:
+        network = MRFUNet(MRFUNetConfig(**hyper_parameters))
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{source}: the card's architecture cannot be built ({error}). "
+            "Correct the card, or update the extension."
+        ) from error
+    if network.config.classes != len(card.classes):
+        raise CheckpointError(
+            f"{source}: the card names {len(card.classes)} classes, "
+            f"but the network has {network.config.classes}. Correct the card."
+        )
+    return network
+
+
+def load_checkpoint(name_or_path: str | Path) -> Checkpoint:
+    """Load a checkpoint by the name of a bundled model or by path.
+
+    Raises:
+        CheckpointError: naming the file, the defect and the remedy.
+    """
+    info = read_info(find_checkpoint(name_or_path))
+    try:
+        state = load_file(info.path)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{info.path}: not readable ({error}). {_GET_AGAIN}.") from error
+    network = build_network(info.card, str(info.path))
+    _check_state(info.path, state, network.state_dict())
+    network.load_state_dict(state)
+    return Checkpoint(network.eval(), info.card, info.path, info.sha256())
+
+
+def save_checkpoint(path: Path, network: nn.Module, card: ModelCard) -> None:
+    """Write a network and its card to one file; an existing file is replaced in one step.
+
+    Raises:
+        CheckpointError: if the card does not describe the network.
+        OutputError: if the file cannot be written.
+    """
+    card = ModelCard.from_dict(card.to_dict(), str(path))
+    state = {key: value.contiguous().cpu() for key, value in network.state_dict().items()}
+    _check_state(path, state, build_network(card, str(path)).state_dict())
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(state, partial, {CARD_KEY: json.dumps(card.to_dict(), ensure_ascii=False)})
+        os.replace(partial, path)
+    except (OSError, SafetensorError) as error:
+        partial.unlink(missing_ok=True)
+        raise OutputError(f"{path}: cannot be written ({error}).") from error
+
+
+def _check_state(path: Path, state: dict, expected: dict) -> None:
+    missing = sorted(expected.keys() - state.keys())
+    extra = sorted(state.keys() - expected.keys())
+    wrong = [k for k in expected if k in state and state[k].shape != expected[k].shape]
+    if missing:
+        defect = f"{len(missing)} weights are missing, the first is {missing[0]}"
+    elif extra:
+        defect = f"{len(extra)} weights are unknown to the network, the first is {extra[0]}"
+    elif wrong:
+        key = wrong[0]
+        defect = (
+            f"{key} has shape {tuple(state[key].shape)} instead of {tuple(expected[key].shape)}"
+        )
+    elif bad := [k for k, v in state.items() if not torch.isfinite(v).all()]:
+        defect = f"{bad[0]} holds values that are not finite"
+    else:
+        return
+    raise CheckpointError(
+        f"{path}: the weights do not fit the model card: {defect}. "
+        f"{_GET_AGAIN}, or export it with the card that belongs to it."
+    )

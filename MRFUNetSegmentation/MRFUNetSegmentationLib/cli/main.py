@@ -1,0 +1,48 @@
+"""Entry point: parses the arguments, runs a command, turns errors into one line."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from .. import __version__
+from ..errors import MRFUNetError
+from . import models, segment, train
+
+FAILURE = 1
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit code (0, or 1 on failure; usage errors exit with 2)."""
+    options = _parser().parse_args(arguments)
+    try:
+        return options.run(options)
+    except (Exception, KeyboardInterrupt) as error:
+        if options.debug:
+            raise
+        print(f"mrfunet: error: {_one_line(error)}", file=sys.stderr)
+        return FAILURE
+
+
+def _one_line(error: BaseException) -> str:
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted; nothing was written"
+    text = " ".join(str(error).split())
+    if isinstance(error, MRFUNetError):
+        return text
+    # A defect of the program.
+    return f"unexpected {type(error).__name__}: {text} (--debug shows where)"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="mrfunet", description="Segment brain MRI with MRF-UNet models."
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for command in (segment, models, train):
+        sub = command.add_parser(commands)
+        sub.set_defaults(run=command.run)
+        sub.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return parser

@@ -1,0 +1,78 @@
+"""The devices of this machine, and why there is no GPU where there is none."""
+
+from __future__ import annotations
+
+import os
+import re
+
+import torch
+
+from ..errors import DeviceError
+
+
+def resolve_device(name: str = "auto") -> torch.device:
+    """Return the device of a name: auto, cpu, cuda, cuda:N or mps.
+
+    `auto` takes the first of CUDA, MPS and CPU that works.
+
+    Raises:
+        DeviceError: if the name is unknown or the machine has no such device.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda:0")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", name):
+        raise DeviceError(f"{name}: no such device. Choose auto, cpu, cuda, cuda:N or mps.")
+    device = torch.device("cuda:0" if name == "cuda" else name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise DeviceError(f"{name} is not available: {_why_no_cuda(device)} Choose auto or cpu.")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise DeviceError("mps is not available: it needs a Mac with an Apple GPU. Choose auto.")
+    return device
+
+
+def describe_device(device: torch.device) -> str:
+    """Return a device's name for users, such as "cuda:0 (NVIDIA RTX A4000)"."""
+    if device.type == "cuda":
+        return f"{device} ({torch.cuda.get_device_name(device)})"
+    return f"cpu ({torch.get_num_threads()} threads)" if device.type == "cpu" else str(device)
+
+
+def describe_devices() -> list[dict]:
+    """Return what can be chosen: dicts of `id`, `name` and `memory_gb` (None if unknown)."""
+    devices = [
+        {
+            "id": f"cuda:{n}",
+            "name": torch.cuda.get_device_name(n),
+            "memory_gb": round(torch.cuda.get_device_properties(n).total_memory / 1e9, 1),
+        }
+        for n in range(torch.cuda.device_count())
+    ]
+    if torch.backends.mps.is_available():
+        devices.append({"id": "mps", "name": "Apple GPU", "memory_gb": None})
+    threads = torch.get_num_threads()
+    devices.append({"id": "cpu", "name": f"CPU, {threads} threads", "memory_gb": _ram_gb()})
+    return devices
+
+
+def why_no_gpu() -> str | None:
+    """Return why no GPU can be used, or None if there is one."""
+    if torch.cuda.device_count() or torch.backends.mps.is_available():
+        return None
+    return _why_no_cuda(torch.device("cuda:0"))
+
+
+def _why_no_cuda(device: torch.device) -> str:
+    if torch.version.cuda is None and torch.version.hip is None:
+        return f"this build of PyTorch ({torch.__version__}) is for the CPU only."
+    if torch.cuda.device_count() == 0:
+        return "PyTorch finds no GPU; the graphics driver may be missing or too old."
+    return f"this machine has {torch.cuda.device_count()} GPU(s), numbered from 0."
+
+
+def _ram_gb() -> float | None:
+    try:
+        return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1)
+    except (AttributeError, ValueError, OSError):  # Windows has no sysconf
+        return None

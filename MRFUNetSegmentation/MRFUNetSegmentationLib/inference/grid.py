@@ -1,0 +1,134 @@
+"""The grid a network works on: canonical axes, the card's voxel size, the volume's own extent.
+
+Axes are permuted and flipped to the nearest anatomical ones but not rotated: an oblique scan is
+usually planned along the anatomy, so its own axes fit the network better than the scanner's, and
+nothing is interpolated that need not be. Sizes change by separable linear interpolation between
+voxel centres of the same extent; where the grid gets coarser, the triangle widens to the new
+spacing, so that thin structures are averaged and not skipped.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import permutations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .volume import Geometry
+
+# Where the axes of each letter point to in ITK's LPS world.
+_TOWARDS = {
+    "L": (1, 0, 0),
+    "R": (-1, 0, 0),
+    "P": (0, 1, 0),
+    "A": (0, -1, 0),
+    "S": (0, 0, 1),
+    "I": (0, 0, -1),
+}
+
+
+def nearest_axes(
+    direction: np.ndarray, orientation: str = "RAS"
+) -> tuple[tuple[int, int, int], tuple[bool, bool, bool]]:
+    """Find the voxel axes nearest to the anatomical ones.
+
+    Args:
+        direction: (3, 3), columns are the voxel axes' unit vectors in LPS (as in ITK).
+        orientation: directions of the anatomical axes, such as right, anterior, superior.
+
+    Returns:
+        For each anatomical axis the index of the voxel axis, and whether that one runs the other
+        way. Together they are the assignment with the largest sum of |cosines|.
+    """
+    towards = np.array([_TOWARDS[letter] for letter in orientation], dtype=float)
+    cosines = towards @ np.asarray(direction, dtype=float).reshape(3, 3)
+    axes = max(permutations(range(3)), key=lambda p: sum(abs(cosines[a, p[a]]) for a in range(3)))
+    return axes, tuple(bool(cosines[a, axes[a]] < 0) for a in range(3))
+
+
+def interpolation_weights(n_in: int, n_out: int) -> Tensor:
+    """Return the (n_out, n_in) matrix that interpolates between grids of the same extent.
+
+    Linear between voxel centres, edges repeated; where n_out < n_in the triangle is as wide as
+    two output voxels (antialiasing). Rows sum to 1.
+    """
+    scale = n_in / n_out
+    centres = (torch.arange(n_out, dtype=torch.float64) + 0.5) * scale - 0.5
+    distance = (torch.arange(n_in, dtype=torch.float64)[None] - centres[:, None]).abs()
+    weights = (1 - distance / max(scale, 1.0)).clamp_min(0)
+    return (weights / weights.sum(dim=1, keepdim=True)).float()
+
+
+def resize(volume: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Interpolate the last `len(shape)` axes of a float tensor to `shape` (same extent)."""
+    first = volume.dim() - len(shape)
+    # Shrinking axes first keeps the intermediate volumes small.
+    order = sorted(range(len(shape)), key=lambda a: shape[a] / volume.shape[first + a])
+    for a in order:
+        axis, n_in, n_out = first + a, volume.shape[first + a], shape[a]
+        if n_in != n_out:
+            weights = interpolation_weights(n_in, n_out).to(volume)
+            volume = (volume.movedim(axis, -1) @ weights.T).movedim(-1, axis)
+    return volume
+
+
+@dataclass(frozen=True)
+class ModelGrid:
+    """Carries a volume to the network's grid and results back to the volume's.
+
+    Attributes:
+        axes: voxel axis (0 = i, 1 = j, 2 = k) of each model axis.
+        flips: whether that voxel axis runs against the model axis.
+        input_shape: size of the volume along the model's axes.
+        shape: size of the model's grid.
+        spacing: voxel size on the model's grid, mm (the nearest to the card's that divides the
+            volume's extent).
+    """
+
+    axes: tuple[int, int, int]
+    flips: tuple[bool, bool, bool]
+    input_shape: tuple[int, int, int]
+    shape: tuple[int, int, int]
+    spacing: tuple[float, float, float]
+
+    @classmethod
+    def of(
+        cls,
+        geometry: Geometry,
+        voxel_size: tuple[float, float, float],
+        orientation: str = "RAS",
+    ) -> ModelGrid:
+        """Build the grid of a volume.
+
+        Args:
+            geometry: the volume's.
+            voxel_size: mm along the axes of `orientation`.
+            orientation: directions of the model's axes.
+        """
+        axes, flips = nearest_axes(np.asarray(geometry.direction), orientation)
+        input_shape = tuple(int(geometry.size[a]) for a in axes)
+        extent = [geometry.size[a] * geometry.spacing[a] for a in axes]
+        shape = tuple(max(1, round(e / v)) for e, v in zip(extent, voxel_size, strict=True))
+        model_spacing = tuple(e / n for e, n in zip(extent, shape, strict=True))
+        return cls(axes, flips, input_shape, shape, model_spacing)
+
+    def to_model(self, array: np.ndarray) -> Tensor:
+        """Carry a volume, array [k, j, i], to the model's grid: a float32 tensor."""
+        volume = torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
+        return resize(self.reorient(volume), self.shape).contiguous()
+
+    def to_input(self, volume: Tensor) -> Tensor:
+        """Carry a float tensor on the model's grid back to the volume's, axes [k, j, i]."""
+        return self.restore(resize(volume, self.input_shape))
+
+    def reorient(self, volume: Tensor) -> Tensor:
+        """Turn a tensor [k, j, i] to the model's axes, without interpolation."""
+        volume = volume.permute([2 - a for a in self.axes])
+        return volume.flip([a for a in range(3) if self.flips[a]])
+
+    def restore(self, volume: Tensor) -> Tensor:
+        """Undo `reorient`."""
+        volume = volume.flip([a for a in range(3) if self.flips[a]])
+        return volume.permute([self.axes.index(2 - k) for k in range(3)])

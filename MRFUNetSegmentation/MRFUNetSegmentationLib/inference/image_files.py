@@ -1,0 +1,105 @@
+"""Reading volumes from files: NIfTI, NRRD, MHA and other formats of SimpleITK, and DICOM series."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from ..errors import InputError
+from .volume import Volume
+
+# Largest deviation of a gap between DICOM slices from their median, relative.
+_GAP_TOLERANCE = 0.05
+
+
+def read_volume_file(
+    path: Path, series: str | None = None, *, replace_non_finite: bool = False
+) -> Volume:
+    """Read a volume from a file or from a folder of DICOM files.
+
+    Args:
+        path: file, or folder with the files of a DICOM series.
+        series: series instance UID, needed if the folder holds several series.
+        replace_non_finite: put the smallest finite value in the place of NaN and infinity.
+
+    Raises:
+        InputError: if nothing can be read or it is no volume that can be segmented.
+    """
+    if not path.exists():
+        raise InputError(f"{path}: no such file or folder. Check the path.")
+    image = _read_series(path, series) if path.is_dir() else _read_file(path)
+    if image.GetDimension() == 4 and image.GetSize()[3] == 1:
+        image = image[:, :, :, 0]
+    try:
+        return Volume.from_image(image, replace_non_finite=replace_non_finite)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+
+
+def _read_file(path: Path) -> sitk.Image:
+    try:
+        return sitk.ReadImage(str(path))
+    except RuntimeError as error:
+        raise InputError(
+            f"{path}: the file cannot be read as an image ({_reason(error)}). Check that it is "
+            "whole and of a known format (NIfTI, NRRD, MHA, DICOM)."
+        ) from error
+
+
+def _read_series(folder: Path, series: str | None) -> sitk.Image:
+    found = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
+    if not found:
+        raise InputError(
+            f"{folder}: the folder holds no DICOM series. Give a file, or the folder that "
+            "directly holds the series' files."
+        )
+    if series is None and len(found) > 1:
+        listed = "; ".join(f"{uid} ({len(_files(folder, uid))} files)" for uid in found)
+        raise InputError(f"{folder}: the folder holds {len(found)} series, choose one: {listed}.")
+    if series is not None and series not in found:
+        raise InputError(f"{folder}: there is no series {series}. There are: {'; '.join(found)}.")
+    files = _files(folder, series or found[0])
+    reader = sitk.ImageSeriesReader()
+    reader.SetFileNames(files)
+    reader.MetaDataDictionaryArrayUpdateOn()
+    try:
+        image = reader.Execute()
+    except RuntimeError as error:
+        raise InputError(
+            f"{folder}: the DICOM series cannot be read ({_reason(error)}). Export it again."
+        ) from error
+    _check_gaps(folder, reader, len(files))
+    return image
+
+
+def _files(folder: Path, series: str) -> tuple[str, ...]:
+    return sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series)
+
+
+def _check_gaps(folder: Path, reader: sitk.ImageSeriesReader, slices: int) -> None:
+    """Refuse a series with missing slices: it would be shortened without a word."""
+    key = "0020|0032"
+    positions = [
+        [float(x) for x in reader.GetMetaData(n, key).split("\\")]
+        for n in range(slices)
+        if reader.HasMetaDataKey(n, key)
+    ]
+    if slices < 3 or len(positions) < slices:
+        return
+    gaps = np.linalg.norm(np.diff(np.array(positions), axis=0), axis=1)
+    usual = float(np.median(gaps))
+    wrong = np.flatnonzero(abs(gaps - usual) > _GAP_TOLERANCE * max(usual, 1e-6))
+    if wrong.size:
+        raise InputError(
+            f"{folder}: the DICOM slices are not evenly spaced ({gaps[wrong[0]]:.2f} mm instead of "
+            f"{usual:.2f} mm after slice {wrong[0] + 1}): slices are missing or of two series. "
+            "Export the complete series again."
+        )
+
+
+def _reason(error: RuntimeError) -> str:
+    """Last line of ITK's message, which says what went wrong."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else "no reason given"

@@ -1,0 +1,145 @@
+"""A scalar volume in physical space, and the checks that it can be segmented."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import SimpleITK as sitk
+
+from ..errors import InputError
+
+MINIMUM_SIDE = 8
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Where voxels lie: ITK's convention, LPS world, index order (i, j, k).
+
+    Attributes:
+        size: voxels along i, j, k.
+        spacing: mm along i, j, k.
+        origin: position of the centre of voxel (0, 0, 0), mm.
+        direction: 9 numbers, row-major; columns are the unit vectors of i, j, k.
+    """
+
+    size: tuple[int, int, int]
+    spacing: tuple[float, float, float]
+    origin: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    direction: tuple[float, ...] = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
+
+    @classmethod
+    def from_image(cls, image: sitk.Image) -> Geometry:
+        """Read the geometry of a 3D image."""
+        return cls(image.GetSize(), image.GetSpacing(), image.GetOrigin(), image.GetDirection())
+
+    @property
+    def voxel_ml(self) -> float:
+        """Volume of a voxel, ml."""
+        return float(np.prod(self.spacing)) / 1000
+
+    def apply_to(self, image: sitk.Image) -> sitk.Image:
+        """Give an image of the same size this place in space."""
+        image.SetSpacing(self.spacing)
+        image.SetOrigin(self.origin)
+        image.SetDirection(self.direction)
+        return image
+
+
+@dataclass(frozen=True)
+class Volume:
+    """Voxel values [k, j, i] and their geometry.
+
+    Raises:
+        InputError: if it is not a 3D scalar volume of finite, varying values on a regular grid.
+    """
+
+    array: np.ndarray
+    geometry: Geometry
+
+    def __post_init__(self) -> None:
+        _check_array(self.array)
+        _check_geometry(self.geometry, self.array.shape)
+
+    @classmethod
+    def from_image(cls, image: sitk.Image, *, replace_non_finite: bool = False) -> Volume:
+        """Take over a SimpleITK image.
+
+        Args:
+            image: 3D, one component.
+            replace_non_finite: put the smallest finite value in the place of NaN and infinity.
+        """
+        if image.GetNumberOfComponentsPerPixel() != 1:
+            raise InputError(
+                f"The image has {image.GetNumberOfComponentsPerPixel()} components per voxel "
+                "(colour or vector data). Choose a scalar volume, or extract one component."
+            )
+        _check_dimension(image.GetDimension(), image.GetSize())
+        array = sitk.GetArrayFromImage(image)
+        if replace_non_finite:
+            array = with_finite_values(array)
+        return cls(array, Geometry.from_image(image))
+
+
+def with_finite_values(array: np.ndarray) -> np.ndarray:
+    """Return the array with NaN and infinite values replaced by the smallest finite one."""
+    finite = np.isfinite(array)
+    if finite.all() or not finite.any():
+        return array
+    return np.where(finite, array, array[finite].min())
+
+
+def _check_dimension(dimension: int, size: tuple[int, ...]) -> None:
+    if dimension == 2:
+        raise InputError(
+            f"The image is 2D ({size[0]} x {size[1]} pixels). Choose a 3D volume, "
+            "for example the whole series instead of one slice."
+        )
+    if dimension != 3:
+        raise InputError(
+            f"The image has {dimension} dimensions ({' x '.join(map(str, size))}). "
+            "Extract one 3D volume (one time point) of it first."
+        )
+
+
+def _check_array(array: np.ndarray) -> None:
+    if np.iscomplexobj(array) or array.dtype.kind not in "buif":
+        raise InputError(
+            f"The voxels are of type {array.dtype}. Choose a volume of real numbers, "
+            "for example the magnitude image."
+        )
+    _check_dimension(array.ndim, array.shape[::-1])
+    if min(array.shape) < MINIMUM_SIDE:
+        raise InputError(
+            f"The volume has only {' x '.join(map(str, array.shape[::-1]))} voxels; at least "
+            f"{MINIMUM_SIDE} are needed along every axis. Choose a complete 3D volume."
+        )
+    if array.dtype.kind == "f":
+        bad = int(array.size - np.count_nonzero(np.isfinite(array)))
+        if bad:
+            raise InputError(
+                f"{bad} of {array.size} voxels are not finite (NaN or infinite). "
+                "Replace them by the smallest finite value (--replace-non-finite on the command "
+                "line, replace_non_finite=True in Python), or repair the volume."
+            )
+    if array.min() == array.max():
+        raise InputError(
+            f"All voxels have the same value ({array.flat[0]}): there is nothing to segment. "
+            "Check that the right volume was chosen."
+        )
+
+
+def _check_geometry(geometry: Geometry, shape: tuple[int, ...]) -> None:
+    if tuple(geometry.size) != tuple(shape[::-1]):
+        raise InputError(f"Geometry of size {geometry.size} does not fit array [k, j, i] {shape}.")
+    if not all(np.isfinite(s) and s > 0 for s in geometry.spacing):
+        raise InputError(
+            f"The voxel spacing is {tuple(geometry.spacing)} mm; every entry must be above 0. "
+            "Correct the spacing in the volume's header (in Slicer: Volumes module)."
+        )
+    direction = np.asarray(geometry.direction, dtype=float).reshape(3, 3)
+    if not np.isfinite(direction).all() or abs(np.linalg.det(direction)) < 1e-3:
+        raise InputError(
+            "The volume's axes are not independent directions in space. "
+            "Correct the orientation in the volume's header."
+        )

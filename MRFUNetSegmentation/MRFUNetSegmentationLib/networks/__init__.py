@@ -1,0 +1,7 @@
+"""The networks: they map tensors to tensors and know nothing of files, devices or users."""
+
+from .mrf import MRF, mean_field
+from .mrf_unet import MRFUNet, MRFUNetConfig
+from .unet import UNet
+
+__all__ = ["MRF", "MRFUNet", "MRFUNetConfig", "UNet", "mean_field"]

@@ -1,0 +1,134 @@
+"""MRF-UNet: U-Net and Markov random field as a product of experts.
+
+Brudfors, Balbastre, Ashburner, Rees, Nachev, Ourselin, Cardoso: "An MRF-UNet Product of Experts
+for Image Segmentation", MIDL 2021 (arXiv 2104.05495).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from .mrf import MRF, mean_field
+from .unet import UNet
+
+
+@dataclass(frozen=True)
+class MRFUNetConfig:
+    """Hyper-parameters of an `MRFUNet`; plain numbers, so that a model card can hold them.
+
+    Attributes:
+        dim: number of spatial dimensions, 2 or 3.
+        classes: K, the background or "other" class included.
+        in_channels: channels of the image.
+        encoder: filters of the U-Net's encoder layers, finest first.
+        decoder: filters of its decoder layers, coarsest first, then of the full-resolution ones.
+        mrf: False for a U-Net on its own (the paper's baseline).
+        mrf_filters: hidden channels of the MRF; None means min(K^2, 64).
+        mrf_extra_layers: number of 1x1(x1) hidden layers in the MRF.
+        mrf_free_centre: keep the kernel's centre weight (see `MRF`).
+        iterations: mean-field iterations at test time.
+        training_iterations: bounds (inclusive) of the number drawn at each training step.
+        w: damping weight of the mean field, in (0, 1].
+    """
+
+    dim: int = 3
+    classes: int = 4
+    in_channels: int = 1
+    encoder: tuple[int, ...] = (16, 32, 32, 32)
+    decoder: tuple[int, ...] = (32, 32, 32, 32, 32, 16, 16)
+    mrf: bool = True
+    mrf_filters: int | None = None
+    mrf_extra_layers: int = 0
+    mrf_free_centre: bool = False
+    iterations: int = 10
+    training_iterations: tuple[int, int] = (5, 15)
+    w: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("encoder", "decoder", "training_iterations"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        low, high = self.training_iterations
+        if self.iterations < 1 or not 1 <= low <= high:
+            raise ValueError(
+                f"mean-field iterations must be at least 1 and in order, "
+                f"got {self.iterations} and {self.training_iterations}"
+            )
+
+    @classmethod
+    def paper(cls, j: int, classes: int = 4, **changes) -> MRFUNetConfig:
+        """Return the paper's network: five layers of 2^j .. 2^(j+4) filters, mirrored."""
+        filters = tuple(2 ** (j + level) for level in range(5))
+        return cls(classes=classes, encoder=filters, decoder=filters[::-1], **changes)
+
+    @classmethod
+    def nitorch(cls, classes: int, dim: int = 3, **changes) -> MRFUNetConfig:
+        """Return the default network of nitorch's `SegMRFNet` (the defaults of this class)."""
+        return cls(classes=classes, dim=dim, **changes)
+
+    def to_dict(self) -> dict:
+        """Return the hyper-parameters as JSON types."""
+        return {
+            key: list(value) if isinstance(value, tuple) else value
+            for key, value in asdict(self).items()
+        }
+
+
+class MRFUNet(nn.Module):
+    """Class posteriors of an image from a U-Net and an MRF prior, by mean field."""
+
+    def __init__(self, config: MRFUNetConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.unet = UNet(
+            config.dim, config.in_channels, config.classes, config.encoder, config.decoder
+        )
+        self.mrf = (
+            MRF(
+                config.dim,
+                config.classes,
+                config.mrf_filters,
+                config.mrf_extra_layers,
+                free_centre=config.mrf_free_centre,
+            )
+            if config.mrf
+            else None
+        )
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Return the class posteriors (B, K, *spatial) of an image (B, C, *spatial)."""
+        return self.log_posterior(self.logits(image)).exp()
+
+    def logits(self, image: Tensor) -> Tensor:
+        """Return the U-Net's logits (B, K, *spatial) of an image (B, C, *spatial)."""
+        return self.unet(image)
+
+    def responsibilities(self, logits: Tensor, iterations: int | None = None) -> Iterator[Tensor]:
+        """Yield the responsibilities (B, K, *spatial) after each mean-field iteration."""
+        for log_r in self._mean_field(logits, iterations or self.config.iterations):
+            yield log_r.exp()
+
+    def log_posterior(self, logits: Tensor) -> Tensor:
+        """Return the log-posteriors (B, K, *spatial) of the U-Net's logits.
+
+        The number of mean-field iterations is `config.iterations`; in training mode it is drawn
+        from torch's default generator within `config.training_iterations`.
+        """
+        if self.mrf is None:
+            return functional.log_softmax(logits, dim=1)
+        iterations = self.config.iterations
+        if self.training:
+            low, high = self.config.training_iterations
+            iterations = int(torch.randint(low, high + 1, ()))
+        *_, log_posterior = self._mean_field(logits, iterations)
+        return log_posterior
+
+    def _mean_field(self, logits: Tensor, iterations: int) -> Iterator[Tensor]:
+        if self.mrf is None:
+            raise ValueError("this network is a U-Net without an MRF: it has no mean field")
+        log_likelihood = functional.log_softmax(logits, dim=1)
+        return mean_field(log_likelihood, self.mrf, iterations, self.config.w)

@@ -1,0 +1,138 @@
+"""U-Net of the MRF-UNet: strided convolutions down, transposed convolutions up.
+
+Brudfors et al., MIDL 2021 (arXiv 2104.05495), section 2; the arithmetic of sizes follows the
+authors' published implementation, so that checkpoints trained with it can be used unchanged.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+LEAKY_SLOPE = 0.2
+KERNEL_SIZE = 3
+STRIDE = 2
+
+_CONV = {2: nn.Conv2d, 3: nn.Conv3d}
+_CONV_TRANSPOSED = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
+_BATCH_NORM = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
+
+
+def convolution(dim: int) -> type[nn.Module]:
+    """Return torch's convolution for images of `dim` (2 or 3) spatial dimensions."""
+    if dim not in _CONV:
+        raise ValueError(f"networks are 2D or 3D, not {dim}D")
+    return _CONV[dim]
+
+
+class ConvBlock(nn.Module):
+    """Batch normalisation, (transposed) convolution, leaky ReLU 0.2: in this order."""
+
+    def __init__(self, conv: nn.Module, dim: int, *, activate: bool = True) -> None:
+        super().__init__()
+        self.norm = _BATCH_NORM[dim](conv.in_channels)
+        self.conv = conv
+        self.activation = nn.LeakyReLU(LEAKY_SLOPE, inplace=True) if activate else nn.Identity()
+
+    def forward(self, x: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
+        """Map (B, C_in, *in) to (B, C_out, *out); `output_size` is for transposed ones."""
+        x = self.norm(x)
+        x = self.conv(x) if output_size is None else self.conv(x, output_size)
+        return self.activation(x)
+
+
+class UNet(nn.Module):
+    """Encoder-decoder with skips by concatenation; the raw image is the last skip.
+
+    Every encoder layer is an unpadded convolution of stride 2 (n -> (n - 1) // 2), every decoder
+    layer a transposed one that meets the size of its skip exactly; so any size of image from
+    `minimum_size` on works without padding or cropping. Entries of `decoder` beyond the number
+    of encoder layers become full-resolution convolutions before the output convolution.
+
+    Args:
+        dim: number of spatial dimensions, 2 or 3.
+        in_channels: channels of the image.
+        classes: channels of the output (K, the background or "other" class included).
+        encoder: filters of each encoder layer, finest first.
+        decoder: filters of each decoder layer, coarsest first, then the full-resolution ones.
+
+    Raises:
+        ValueError: if `dim` is not 2 or 3 or the decoder is shorter than the encoder.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        in_channels: int,
+        classes: int,
+        encoder: Sequence[int],
+        decoder: Sequence[int],
+    ) -> None:
+        super().__init__()
+        conv = convolution(dim)
+        levels = len(encoder)
+        if levels == 0 or len(decoder) < levels:
+            raise ValueError(
+                f"the decoder needs at least as many layers as the encoder, "
+                f"got {len(decoder)} and {levels}"
+            )
+        self.dim = dim
+        self.in_channels = in_channels
+
+        skips = [in_channels, *encoder]
+        self.encoder = nn.ModuleList(
+            ConvBlock(conv(i, o, KERNEL_SIZE, STRIDE), dim) for i, o in itertools.pairwise(skips)
+        )
+
+        channels = skips.pop()
+        self.decoder = nn.ModuleList()
+        for filters in decoder[:levels]:
+            up = _CONV_TRANSPOSED[dim](channels, filters, KERNEL_SIZE, STRIDE)
+            self.decoder.append(ConvBlock(up, dim))
+            channels = filters + skips.pop()
+
+        widths = [channels, *decoder[levels:], classes]
+        last = len(widths) - 2
+        self.stack = nn.ModuleList(
+            ConvBlock(conv(i, o, KERNEL_SIZE, padding="same"), dim, activate=n < last)
+            for n, (i, o) in enumerate(itertools.pairwise(widths))
+        )
+
+    @property
+    def minimum_size(self) -> int:
+        """Smallest image side (voxels) that leaves one voxel at the coarsest level."""
+        return 2 ** (len(self.encoder) + 1) - 1
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Return the logits (B, K, *spatial) of an image (B, C, *spatial).
+
+        Raises:
+            ValueError: if the image has the wrong number of dimensions or channels or a side
+                shorter than `minimum_size`.
+        """
+        self._check(image)
+        skips = [image]
+        for block in self.encoder:
+            skips.append(block(skips[-1]))
+        x = skips.pop()
+        for block in self.decoder:
+            skip = skips.pop()
+            x = torch.cat((block(x, skip.shape[2:]), skip), dim=1)
+        for block in self.stack:
+            x = block(x)
+        return x
+
+    def _check(self, image: Tensor) -> None:
+        if image.dim() != self.dim + 2 or image.shape[1] != self.in_channels:
+            raise ValueError(
+                f"expected an image (batch, {self.in_channels}, {self.dim} spatial dimensions), "
+                f"got shape {tuple(image.shape)}"
+            )
+        if min(image.shape[2:]) < self.minimum_size:
+            raise ValueError(
+                f"every side of the image must have at least {self.minimum_size} voxels, "
+                f"got {tuple(image.shape[2:])}"
+            )

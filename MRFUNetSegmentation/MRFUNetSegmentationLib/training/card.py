@@ -1,0 +1,75 @@
+"""Model cards of trained networks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..checkpoints.card import FORMAT_VERSION, ModelCard
+from .config import TrainingConfig
+
+NORMALISATION = {"method": "percentile", "low": 0.5, "high": 99.5}
+
+_ANATOMICAL_STRUCTURE = {
+    "scheme": "SCT",
+    "value": "123037004",
+    "meaning": "Anatomical Structure",
+}
+
+
+def _segment(value: int, name: str, color: list[int], code: str, meaning: str) -> dict[str, Any]:
+    return {
+        "value": value,
+        "name": name,
+        "color": color,
+        "terminology": {
+            "category": _ANATOMICAL_STRUCTURE,
+            "type": {"scheme": "SCT", "value": code, "meaning": meaning},
+        },
+    }
+
+
+# In the order of `labels.OTHER` … `labels.CSF`; codes of SNOMED CT.
+BRAIN_TISSUE_CLASSES: tuple[dict[str, Any], ...] = (
+    {"value": 0, "name": "Other", "color": [0, 0, 0], "background": True},
+    _segment(1, "Grey matter", [200, 200, 215], "389081007", "Gray matter"),
+    _segment(2, "White matter", [250, 250, 225], "389080008", "White matter"),
+    _segment(3, "Ventricles", [88, 106, 215], "35764002", "Brain ventricle"),
+    _segment(4, "CSF outside the ventricles", [85, 188, 255], "280371009", "CSF space"),
+)
+
+
+def trained_card(config: TrainingConfig, steps: int, metrics: dict[str, Any]) -> ModelCard:
+    """Return the card of a network trained for `steps` steps.
+
+    Args:
+        config: the run; it goes into the card as a whole.
+        steps: optimiser steps behind the weights.
+        metrics: scores on the validation scans.
+    """
+    text = config.card
+    return ModelCard.from_dict(
+        {
+            "format_version": FORMAT_VERSION,
+            "name": config.name,
+            "title": text.title,
+            "description": text.description,
+            "architecture": {"type": "mrf-unet", **config.network.to_dict()},
+            "classes": list(BRAIN_TISSUE_CLASSES),
+            "input": {
+                "modality": text.modality,
+                "voxel_size": list(text.voxel_size),
+                "orientation": "RAS",
+                "normalisation": NORMALISATION,
+            },
+            "training": {
+                "data": list(text.data),
+                "seed": config.seed,
+                "steps": steps,
+                "configuration": config.to_dict(),
+                "metrics": metrics,
+            },
+            "licence": text.licence,
+            "citation": text.citation,
+            "intended_use": text.intended_use,
+        }
+    )

@@ -1,0 +1,118 @@
+"""Label maps for training: read once, brought to canonical axes, cropped and compressed.
+
+Values follow FreeSurfer's colour table (FreeSurferColorLUT.txt), extended by the extra-cerebral
+labels above 500 of the label maps published with SynthSeg (Billot et al., Medical Image Analysis
+2023): 24 is all cerebrospinal fluid outside the ventricles there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+from torch import Tensor
+
+from ..inference.grid import ModelGrid
+from ..inference.volume import Geometry
+
+OTHER, GREY_MATTER, WHITE_MATTER, VENTRICLES, CSF = range(5)
+
+TISSUE_OF_FREESURFER = {
+    GREY_MATTER: (3, 8, 10, 11, 12, 13, 17, 18, 26, 42, 47, 49, 50, 51, 52, 53, 54, 58),
+    WHITE_MATTER: (2, 7, 16, 25, 28, 41, 46, 57, 60, 77, 80, 85, 251, 252, 253, 254, 255),
+    VENTRICLES: (4, 5, 14, 15, 31, 43, 44, 63, 72, 136, 137, 163, 164),
+    CSF: (24, 30, 62),
+}
+
+# Structures that have one intensity distribution (both sides together).
+INTENSITY_GROUPS = (
+    (0,),
+    (2, 41),
+    (7, 46),
+    (16,),
+    (28, 60),
+    (25, 57, 77, 80),
+    (85,),
+    (251, 252, 253, 254, 255),
+    (3, 42),
+    (8, 47),
+    (10, 49),
+    (11, 50),
+    (12, 51),
+    (13, 52),
+    (17, 53),
+    (18, 54),
+    (26, 58),
+    (4, 5, 14, 15, 31, 43, 44, 63, 72, 136, 137, 163, 164),
+    (24,),
+    (30, 62),
+)
+FIRST_EXTRACEREBRAL = 500
+LARGEST_LABEL = 1000
+
+
+def tissue_table() -> np.ndarray:
+    """Return the tissue class (uint8) of every label value below 1000."""
+    table = np.full(LARGEST_LABEL, OTHER, dtype=np.uint8)
+    for tissue, labels in TISSUE_OF_FREESURFER.items():
+        table[list(labels)] = tissue
+    return table
+
+
+@dataclass(frozen=True)
+class LabelMap:
+    """A label map on canonical axes (R, A, S), cropped to its head.
+
+    Attributes:
+        name: file name.
+        groups: (R, A, S) uint8, index of the intensity group of each voxel.
+        tissue_of_group: (groups,) tissue class of each intensity group.
+        spacing: voxel size, mm.
+    """
+
+    name: str
+    groups: Tensor
+    tissue_of_group: Tensor
+    spacing: tuple[float, float, float]
+
+
+def read_label_maps(paths: Sequence[Path], cache: Path | None = None) -> list[LabelMap]:
+    """Read label maps, all with the same table of intensity groups.
+
+    Args:
+        paths: NIfTI files (or any that SimpleITK reads).
+        cache: folder for compressed copies, so that the next start takes seconds.
+    """
+    groups = list(INTENSITY_GROUPS) + [(v,) for v in range(FIRST_EXTRACEREBRAL, 531)]
+    index = np.zeros(LARGEST_LABEL, dtype=np.uint8)
+    for number, labels in enumerate(groups):
+        index[list(labels)] = number
+    tissue = torch.from_numpy(tissue_table()[[labels[0] for labels in groups]])
+    return [_read_label_map(Path(path), index, tissue, cache) for path in paths]
+
+
+def _read_label_map(path: Path, index: np.ndarray, tissue: Tensor, cache: Path | None) -> LabelMap:
+    copy = cache / f"{path.name}.npz" if cache else None
+    if copy and copy.exists() and copy.stat().st_mtime > path.stat().st_mtime:
+        stored = np.load(copy)
+        groups, spacing = torch.from_numpy(stored["groups"]), tuple(stored["spacing"].tolist())
+        return LabelMap(path.name, groups, tissue, spacing)
+
+    image = sitk.ReadImage(str(path))
+    grid = ModelGrid.of(Geometry.from_image(image), (1, 1, 1))
+    labels = np.rint(sitk.GetArrayFromImage(image)).astype(np.int64)
+    if labels.min() < 0 or labels.max() >= LARGEST_LABEL:
+        raise ValueError(f"{path}: label values must lie in 0..{LARGEST_LABEL - 1}")
+    groups = grid.reorient(torch.from_numpy(index[labels]))
+    occupied = groups.nonzero()
+    first, last = occupied.amin(0), occupied.amax(0) + 1
+    groups = groups[tuple(slice(a, b) for a, b in zip(first, last, strict=True))].contiguous()
+    spacing = tuple(image.GetSpacing()[a] for a in grid.axes)
+    if copy:
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        np.savez_compressed(copy, groups=groups.numpy(), spacing=np.array(spacing))
+    return LabelMap(path.name, groups, tissue, spacing)

@@ -1,0 +1,67 @@
+"""Fixtures of all tests."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from MRFUNetSegmentationLib.checkpoints.card import ModelCard
+from MRFUNetSegmentationLib.checkpoints.load import build_network, save_checkpoint
+from MRFUNetSegmentationLib.training.card import BRAIN_TISSUE_CLASSES
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Folder of real scans; tests that need it are skipped where it is absent."""
+    folder = Path(os.environ.get("MRFUNET_TEST_DATA", REPOSITORY.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip("needs the folder of real scans (environment variable MRFUNET_TEST_DATA)")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_card() -> ModelCard:
+    """Card of a small network on a coarse grid: fast, and of no use but for tests."""
+    return ModelCard.from_dict(
+        {
+            "format_version": 1,
+            "name": "tiny",
+            "title": "Tiny network for tests",
+            "description": "Random weights.",
+            "architecture": {
+                "type": "mrf-unet",
+                "dim": 3,
+                "classes": 5,
+                "encoder": [4, 8],
+                "decoder": [8, 4],
+                "iterations": 3,
+            },
+            "classes": [c for c in BRAIN_TISSUE_CLASSES],
+            "input": {
+                "modality": "any MRI contrast",
+                "voxel_size": [8, 8, 8],
+                "orientation": "RAS",
+                "normalisation": {"method": "percentile", "low": 0.5, "high": 99.5},
+            },
+            "training": {"data": [], "seed": None, "steps": None, "metrics": {}},
+            "licence": "Apache-2.0",
+            "citation": "none",
+            "intended_use": "tests",
+        }
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory, tiny_card) -> Path:
+    """Checkpoint file of the small network: random weights from a fixed seed."""
+    torch.manual_seed(0)
+    network = build_network(tiny_card)
+    # Weights so large that every class occurs.
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.mul_(3)
+    path = tmp_path_factory.mktemp("checkpoints") / "tiny.safetensors"
+    save_checkpoint(path, network, tiny_card)
+    return path

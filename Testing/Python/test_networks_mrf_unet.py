@@ -1,0 +1,195 @@
+"""The MRF-UNet against the golden vectors and the published network's facts."""
+
+import pytest
+import torch
+from MRFUNetSegmentationLib.networks import MRF, MRFUNet, MRFUNetConfig, mean_field
+
+
+def fill_with_sines(network: MRFUNet, scale: float) -> None:
+    """Fill weights and biases of all convolutions, in order, with scale * sin(1, 2, 3, ...)."""
+    k = 1
+    convolutions = [m.conv for m in network.unet.modules() if hasattr(m, "conv")]
+    convolutions += [network.mrf.neighbours, *network.mrf.extra, network.mrf.final]
+    with torch.no_grad():
+        for convolution in convolutions:
+            for parameter in (convolution.weight, convolution.bias):
+                n = parameter.numel()
+                values = scale * torch.sin(torch.arange(k, k + n, dtype=torch.float64))
+                parameter.copy_(values.view_as(parameter))
+                k += n
+
+
+@pytest.fixture
+def golden() -> MRFUNet:
+    network = MRFUNet(MRFUNetConfig.nitorch(classes=3)).double().eval()
+    fill_with_sines(network, 0.1)
+    return network
+
+
+def test_golden_vectors(golden):
+    image = torch.cos(torch.arange(1, 33**3 + 1, dtype=torch.float64)).view(1, 1, 33, 33, 33)
+    logits = golden.logits(image)
+    posterior = golden(image)
+    expected_logits = torch.tensor([-0.4933253772, 3.6678364958, 0.6480271791], dtype=torch.float64)
+    expected = torch.tensor([0.01090834577, 0.943800917177, 0.045290737053], dtype=torch.float64)
+    centre = (0, slice(None), 16, 16, 16)
+    torch.testing.assert_close(logits[centre], expected_logits, rtol=0, atol=1e-9)
+    torch.testing.assert_close(posterior[centre], expected, rtol=0, atol=1e-9)
+
+
+def test_default_network_has_the_published_number_of_parameters():
+    network = MRFUNet(MRFUNetConfig.nitorch(classes=3))
+    # 88 entries of upstream's state include one counter for each normalisation.
+    assert len(network.state_dict()) == 88
+    assert sum(p.numel() for p in network.parameters()) == 301_655
+
+
+@pytest.mark.parametrize(
+    ("j", "unet", "mrf"), [(1, 74_366, 1_812), (2, 295_712, 1_812), (3, 1_179_692, 1_812)]
+)
+def test_paper_networks_have_the_published_number_of_parameters(j, unet, mrf):
+    network = MRFUNet(MRFUNetConfig.paper(j))
+    assert sum(p.numel() for p in network.mrf.parameters()) == mrf
+    assert sum(p.numel() for p in network.unet.parameters()) == unet
+
+
+@pytest.mark.parametrize(
+    "size", [(31, 31, 31), (32, 33, 34), (40, 31, 47)], ids=lambda s: "x".join(map(str, s))
+)
+def test_any_size_from_the_minimum_on(size):
+    network = MRFUNet(MRFUNetConfig.nitorch(classes=3)).eval()
+    posterior = network(torch.randn(2, 1, *size))
+    assert posterior.shape == (2, 3, *size)
+    torch.testing.assert_close(posterior.sum(1), torch.ones(2, *size))
+
+
+def test_2d():
+    network = MRFUNet(MRFUNetConfig.nitorch(classes=4, dim=2)).eval()
+    assert network(torch.randn(2, 1, 50, 37)).shape == (2, 4, 50, 37)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 30, 40, 40), (1, 2, 40, 40, 40), (1, 1, 40, 40)])
+def test_wrong_images_are_refused(shape):
+    with pytest.raises(ValueError, match="image"):
+        MRFUNet(MRFUNetConfig.nitorch(classes=3))(torch.zeros(shape))
+
+
+def test_centre_stays_zero_in_training():
+    torch.manual_seed(0)
+    mrf = MRF(3, 3)
+    optimiser = torch.optim.SGD(mrf.parameters(), lr=1.0)
+    before = mrf.neighbours.weight.detach().clone()
+    for _ in range(3):
+        optimiser.zero_grad()
+        mrf(torch.rand(1, 3, 5, 5, 5)).square().sum().backward()
+        optimiser.step()
+    change = (mrf.neighbours.weight - before).abs().amax((0, 1))
+    assert change[1, 1, 1] == 0
+    assert change[0, 1, 1] > 0
+
+
+def test_own_responsibility_does_not_count():
+    torch.manual_seed(0)
+    mrf = MRF(2, 3)
+    with torch.no_grad():
+        mrf.neighbours.weight.fill_(1.0)
+    r = torch.rand(1, 3, 7, 7, requires_grad=True)
+    mrf(r)[0, :, 3, 3].sum().backward()
+    assert (r.grad[0, :, 3, 3] == 0).all()
+    assert (r.grad[0, :, 3, 2] != 0).any()
+
+
+def test_free_centre_is_honoured():
+    torch.manual_seed(0)
+    mrf = MRF(2, 3, free_centre=True)
+    assert (mrf.neighbours.weight[:, :, 1, 1] != 0).any()
+    r = torch.rand(1, 3, 7, 7, requires_grad=True)
+    mrf(r)[0, :, 3, 3].sum().backward()
+    assert (r.grad[0, :, 3, 3] != 0).any()
+
+
+def test_slabs_give_the_whole_volumes_potentials(monkeypatch):
+    torch.manual_seed(0)
+    mrf = MRF(3, 4).double()
+    r = torch.rand(2, 4, 11, 6, 5, dtype=torch.float64)
+    whole = mrf(r)
+    monkeypatch.setattr("MRFUNetSegmentationLib.networks.mrf.SLAB_VALUES", 2 * 2 * 6 * 5 * 16)
+    with torch.no_grad():
+        torch.testing.assert_close(mrf(r), whole, rtol=0, atol=1e-12)
+
+
+def test_mean_field_by_hand():
+    """Two voxels, two classes: the update written out."""
+    mrf = MRF(2, 2, filters=1).double()
+    with torch.no_grad():
+        mrf.neighbours.weight.zero_()
+        mrf.neighbours.weight[0, 0, 1, 2] = 2.0  # from the right neighbour's class 0
+        mrf.neighbours.bias.fill_(-0.5)
+        mrf.final.weight.copy_(torch.tensor([1.5, -1.0]).view(2, 1, 1, 1))
+        mrf.final.bias.copy_(torch.tensor([0.1, 0.2], dtype=torch.float64))
+    log_f = torch.log(torch.tensor([[0.6, 0.3], [0.4, 0.7]], dtype=torch.float64)).view(1, 2, 1, 2)
+
+    def update(r0_of_the_right: float, f0: float) -> float:
+        hidden = 2.0 * r0_of_the_right - 0.5
+        hidden = hidden if hidden > 0 else 0.2 * hidden
+        odds = (f0 / (1 - f0)) * 2.718281828459045 ** (1.5 * hidden + 0.1 + hidden - 0.2)
+        return odds / (1 + odds)
+
+    left, right = 0.5, 0.5
+    for log_r in mean_field(log_f, mrf, 3):
+        left, right = update(right, 0.6), update(0.0, 0.3)
+        assert log_r.exp()[0, 0, 0].tolist() == pytest.approx([left, right], abs=1e-12)
+
+
+def test_damping_mixes_new_and_old():
+    torch.manual_seed(0)
+    mrf = MRF(2, 3).double()
+    log_f = torch.log_softmax(torch.randn(1, 3, 6, 6, dtype=torch.float64), 1)
+    (undamped,) = mean_field(log_f, mrf, 1)
+    (damped,) = mean_field(log_f, mrf, 1, w=0.3)
+    torch.testing.assert_close(damped.exp(), 0.3 * undamped.exp() + 0.7 / 3)
+
+
+def test_iterations_are_fixed_at_test_and_drawn_within_the_range_in_training(monkeypatch):
+    network = MRFUNet(
+        MRFUNetConfig(dim=2, classes=3, iterations=7, training_iterations=(2, 4), encoder=(2,),
+                      decoder=(2,))
+    )  # fmt: skip
+    counts = []
+    original = network.mrf.forward
+    monkeypatch.setattr(network.mrf, "forward", lambda r: counts.append(1) or original(r))
+
+    def iterations() -> int:
+        counts.clear()
+        network(torch.randn(1, 1, 9, 9))
+        return len(counts)
+
+    network.eval()
+    assert {iterations() for _ in range(3)} == {7}
+    network.train()
+    torch.manual_seed(0)
+    assert {iterations() for _ in range(40)} == {2, 3, 4}
+
+
+def test_responsibilities_after_each_iteration_end_at_the_posterior():
+    network = MRFUNet(MRFUNetConfig.nitorch(classes=3)).eval()
+    image = torch.randn(1, 1, 31, 31, 31)
+    steps = list(network.responsibilities(network.logits(image)))
+    assert len(steps) == network.config.iterations
+    torch.testing.assert_close(steps[-1], network(image))
+
+
+def test_unet_alone_is_the_softmax_of_its_logits():
+    network = MRFUNet(MRFUNetConfig(classes=3, mrf=False)).eval()
+    image = torch.randn(1, 1, 31, 31, 31)
+    torch.testing.assert_close(network(image), network.logits(image).softmax(1))
+    with pytest.raises(ValueError, match="without an MRF"):
+        next(network.responsibilities(network.logits(image)))
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"iterations": 0}, {"training_iterations": (5, 2)}, {"dim": 4}, {"decoder": (3,)}]
+)
+def test_impossible_hyper_parameters_are_refused(wrong):
+    with pytest.raises(ValueError, match=r".+"):
+        MRFUNet(MRFUNetConfig(**wrong))
