@@ -1,6 +1,11 @@
 """Fixtures of all tests."""
 
 import os
+
+# Before torch: the tests' arrays are small, and threads that wait for each other cost more than
+# they bring where other tests' workers compute beside them.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 from pathlib import Path
 
 import pytest
@@ -8,6 +13,8 @@ import torch
 from MRFUNetSegmentationLib.checkpoints.card import ModelCard
 from MRFUNetSegmentationLib.checkpoints.load import build_network, save_checkpoint
 from MRFUNetSegmentationLib.training.card import BRAIN_TISSUE_CLASSES
+
+pytest_plugins = ["mrml_scene"]
 
 REPOSITORY = Path(__file__).parents[2]
 

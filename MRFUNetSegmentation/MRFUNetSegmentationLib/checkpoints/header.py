@@ -108,7 +108,8 @@ def _read_header(path: Path) -> tuple[dict, int]:
             header = json.loads(file.read(length).decode("utf-8"))
     except OSError as error:
         raise CheckpointError(
-            f"{path}: the file cannot be read ({error.strerror}). Check the path and its permissions."
+            f"{path}: the file cannot be read ({error.strerror}). "
+            "Check the path and its permissions."
         ) from error
     except ValueError as error:
         raise CheckpointError(

@@ -29,9 +29,9 @@ def violations(value: Any, schema: dict[str, Any], where: str = "") -> list[str]
     name = where or "card"
     if "type" in schema and not _has_type(value, schema["type"]):
         return [f"{name}: expected {_words(schema['type'])}, got {value!r}"]
-    if "const" in schema and value != schema["const"]:
+    if "const" in schema and not _equal(value, schema["const"]):
         return [f"{name}: must be {schema['const']!r}, got {value!r}"]
-    if "enum" in schema and value not in schema["enum"]:
+    if "enum" in schema and not any(_equal(value, v) for v in schema["enum"]):
         return [f"{name}: must be one of {schema['enum']}, got {value!r}"]
     if isinstance(value, dict):
         return _object(value, schema, where)
@@ -93,6 +93,11 @@ def _has_type(value: Any, kind: str | list[str]) -> bool:
     if kind == "integer" and isinstance(value, float):
         return value.is_integer()
     return isinstance(value, _TYPES[kind])
+
+
+def _equal(a: Any, b: Any) -> bool:
+    # In JSON true is not 1.
+    return a == b and isinstance(a, bool) == isinstance(b, bool)
 
 
 def _words(kind: str | list[str]) -> str:

@@ -16,7 +16,6 @@ import SimpleITK as sitk
 from .. import __version__
 from ..errors import OutputError
 from ..inference.volume import Volume
-from .preview import preview
 from .seg_nrrd import write_seg_nrrd
 
 if TYPE_CHECKING:
@@ -86,6 +85,8 @@ class ResultFolder:
         write_seg_nrrd(folder / SEGMENTATION, image, segmentation.card.segments)
         report = _report(source, volume, segmentation)
         (folder / REPORT).write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+        from .preview import preview  # with torch, which is needed by now anyway
+
         picture = preview(volume, segmentation.labels, segmentation.card.segments)
         sitk.WriteImage(sitk.GetImageFromArray(picture, isVector=True), str(folder / PREVIEW))
 

@@ -84,8 +84,8 @@ class Segmenter:
         self, checkpoint: Checkpoint, device: str = "auto", whole_voxels: int = _WHOLE_VOXELS
     ) -> None:
         self.checkpoint = checkpoint
-        self.whole_voxels = whole_voxels
-        self._move_to(resolve_device(device))
+        self._wanted = resolve_device(device), whole_voxels
+        self._move_to(*self._wanted)
 
     @torch.inference_mode()
     def segment(
@@ -107,6 +107,8 @@ class Segmenter:
         """
         run = _Run(progress, cancelled)
         run.begin(RESAMPLING)
+        if (self.device, self.whole_voxels) != self._wanted:
+            self._move_to(*self._wanted)  # an earlier run had to step down
         card = self.checkpoint.card
         grid = ModelGrid.of(volume.geometry, card.input.voxel_size, card.input.orientation)
         _check_size(grid)
@@ -129,8 +131,9 @@ class Segmenter:
             warnings=run.warnings,
         )
 
-    def _move_to(self, device: torch.device) -> None:
+    def _move_to(self, device: torch.device, whole_voxels: int) -> None:
         self.device = device
+        self.whole_voxels = whole_voxels
         network = self.checkpoint.network
         # Several times faster on the CPU than the default layout.
         self.layout = torch.channels_last_3d if network.config.dim == 3 else torch.channels_last
@@ -186,8 +189,7 @@ class Segmenter:
             run.warn(f"Out of memory on {self.device}: going on with smaller tiles.")
         elif self.device.type != "cpu":
             run.warn(f"Out of memory on {self.device}: going on with the CPU, which is slower.")
-            self._move_to(torch.device("cpu"))
-            self.whole_voxels = _WHOLE_VOXELS
+            self._move_to(torch.device("cpu"), _WHOLE_VOXELS)
         else:
             raise InputError(
                 "This machine has too little memory for the volume. Close other programs, or crop "
@@ -202,8 +204,9 @@ class Segmenter:
             return functional.softmax(logits, dim=1)[(0, slice(None), *inner)].cpu()
         run.begin(MEAN_FIELD)
         iterations = self.network.config.iterations
-        posterior = logits
-        for number, posterior in enumerate(self.network.responsibilities(logits), start=1):
+        steps = self.network.responsibilities(logits)
+        for number in range(1, iterations + 1):
+            posterior = next(steps)
             run.advance(number / iterations)
         return posterior[(0, slice(None), *inner)].cpu()
 

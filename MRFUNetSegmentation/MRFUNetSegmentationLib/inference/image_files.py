@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
 
 from ..errors import InputError
-from .volume import Volume
+from .volume import Volume, check_finite
 
 # Largest deviation of a gap between DICOM slices from their median, relative.
 _GAP_TOLERANCE = 0.05
+# NIfTI-1 data types of floating-point voxels.
+_NIFTI_FLOATS = {16: "f4", 64: "f8"}
+_ENDIAN = {"<": "little", ">": "big"}
 
 
 def read_volume_file(
@@ -33,9 +37,25 @@ def read_volume_file(
     if image.GetDimension() == 4 and image.GetSize()[3] == 1:
         image = image[:, :, :, 0]
     try:
+        _check_nifti_values(path, replace=replace_non_finite)
         return Volume.from_image(image, replace_non_finite=replace_non_finite)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
+
+
+def _check_nifti_values(path: Path, *, replace: bool) -> None:
+    """Refuse values that are not finite; ITK's reader makes zeros of them without a word."""
+    if replace or not path.name.endswith((".nii", ".nii.gz")):
+        return
+    with gzip.open(path) if path.name.endswith(".gz") else path.open("rb") as file:
+        data = file.read()
+    order = "<" if data[:2] == b"\x5c\x01" else ">"  # the header's own size, 348
+    kind = _NIFTI_FLOATS.get(int.from_bytes(data[70:72], _ENDIAN[order]))
+    if kind is None:
+        return
+    (offset,) = np.frombuffer(data, order + "f4", 1, 108)
+    values = np.frombuffer(data, order + kind, offset=int(offset))
+    check_finite(values)
 
 
 def _read_file(path: Path) -> sitk.Image:

@@ -17,7 +17,7 @@ def percentile_normalise(image: Tensor, low: float = 0.5, high: float = 99.5) ->
     not count for the percentiles, so that the amount of background does not matter.
 
     Args:
-        image: float tensor (*spatial), finite, at least two different values.
+        image: float tensor (*spatial), finite.
         low: lower percentile, 0..100.
         high: upper percentile, 0..100.
     """
@@ -31,4 +31,6 @@ def percentile_normalise(image: Tensor, low: float = 0.5, high: float = 99.5) ->
     lower, upper = bounds[0], bounds[1]
     if upper <= lower:
         lower, upper = image.min(), image.max()
-    return ((image - lower) / (upper - lower)).clamp(0, 1)
+    # A constant image, as a training crop beside the head may be, becomes 0.
+    smallest = torch.finfo(image.dtype).tiny
+    return ((image - lower) / (upper - lower).clamp_min(smallest)).clamp(0, 1)

@@ -1,7 +1,8 @@
 """Overlapping tiles: a large volume through a network of limited memory.
 
 Tiles start at multiples of the network's total stride, so that every tile is sampled at the same
-voxels as the whole volume; they overlap, and blend linearly over the overlap.
+voxels as the whole volume. They overlap: the outer quarter of an overlap, where a tile lacks
+context, is not used, and over the middle half the tiles blend linearly.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from itertools import product
 import torch
 from torch import Tensor
 
-# Seen from either side of a seam the network has at least half of this as context.
+# Voxels.
 OVERLAP = 64
 
 
@@ -85,10 +86,15 @@ def _ramp(place: tuple[slice, slice, slice], shape: tuple[int, int, int]) -> Ten
         position = torch.arange(n, dtype=torch.float32) + 0.5
         line = torch.ones(n)
         if span.start > 0:
-            line = torch.minimum(line, position / OVERLAP)
+            line = torch.minimum(line, _rise(position))
         if span.stop < shape[axis]:
-            line = torch.minimum(line, (n - position) / OVERLAP)
+            line = torch.minimum(line, _rise(n - position))
         view = [1, 1, 1]
         view[axis] = n
         ramp = ramp * line.view(view)
     return ramp
+
+
+def _rise(distance: Tensor) -> Tensor:
+    """Weight at a distance from a tile's side: 0 to a quarter of the overlap, 1 from the third."""
+    return ((distance - OVERLAP / 4) / (OVERLAP / 2)).clamp(0, 1)

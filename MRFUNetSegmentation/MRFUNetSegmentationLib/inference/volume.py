@@ -89,6 +89,17 @@ def with_finite_values(array: np.ndarray) -> np.ndarray:
     return np.where(finite, array, array[finite].min())
 
 
+def check_finite(values: np.ndarray) -> None:
+    """Raise an InputError that counts the values that are NaN or infinite, if there are any."""
+    bad = values.size - np.count_nonzero(np.isfinite(values))
+    if bad:
+        raise InputError(
+            f"{bad} of {values.size} voxels are not finite (NaN or infinite). "
+            "Replace them (--replace-non-finite on the command line, replace_non_finite=True in "
+            "Python), or repair the volume."
+        )
+
+
 def _check_dimension(dimension: int, size: tuple[int, ...]) -> None:
     if dimension == 2:
         raise InputError(
@@ -114,14 +125,7 @@ def _check_array(array: np.ndarray) -> None:
             f"The volume has only {' x '.join(map(str, array.shape[::-1]))} voxels; at least "
             f"{MINIMUM_SIDE} are needed along every axis. Choose a complete 3D volume."
         )
-    if array.dtype.kind == "f":
-        bad = int(array.size - np.count_nonzero(np.isfinite(array)))
-        if bad:
-            raise InputError(
-                f"{bad} of {array.size} voxels are not finite (NaN or infinite). "
-                "Replace them by the smallest finite value (--replace-non-finite on the command "
-                "line, replace_non_finite=True in Python), or repair the volume."
-            )
+    check_finite(array)
     if array.min() == array.max():
         raise InputError(
             f"All voxels have the same value ({array.flat[0]}): there is nothing to segment. "

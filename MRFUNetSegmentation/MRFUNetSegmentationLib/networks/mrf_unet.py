@@ -27,6 +27,7 @@ class MRFUNetConfig:
         in_channels: channels of the image.
         encoder: filters of the U-Net's encoder layers, finest first.
         decoder: filters of its decoder layers, coarsest first, then of the full-resolution ones.
+        norm: normalisation in the U-Net, "batch" as in the paper or "instance".
         mrf: False for a U-Net on its own (the paper's baseline).
         mrf_filters: hidden channels of the MRF; None means min(K^2, 64).
         mrf_extra_layers: number of 1x1(x1) hidden layers in the MRF.
@@ -41,6 +42,7 @@ class MRFUNetConfig:
     in_channels: int = 1
     encoder: tuple[int, ...] = (16, 32, 32, 32)
     decoder: tuple[int, ...] = (32, 32, 32, 32, 32, 16, 16)
+    norm: str = "batch"
     mrf: bool = True
     mrf_filters: int | None = None
     mrf_extra_layers: int = 0
@@ -85,7 +87,12 @@ class MRFUNet(nn.Module):
         super().__init__()
         self.config = config
         self.unet = UNet(
-            config.dim, config.in_channels, config.classes, config.encoder, config.decoder
+            config.dim,
+            config.in_channels,
+            config.classes,
+            config.encoder,
+            config.decoder,
+            config.norm,
         )
         self.mrf = (
             MRF(

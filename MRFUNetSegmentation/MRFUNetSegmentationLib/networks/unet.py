@@ -11,10 +11,12 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 LEAKY_SLOPE = 0.2
 KERNEL_SIZE = 3
 STRIDE = 2
+NORMS = ("batch", "instance")
 
 _CONV = {2: nn.Conv2d, 3: nn.Conv3d}
 _CONV_TRANSPOSED = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
@@ -28,12 +30,38 @@ def convolution(dim: int) -> type[nn.Module]:
     return _CONV[dim]
 
 
-class ConvBlock(nn.Module):
-    """Batch normalisation, (transposed) convolution, leaky ReLU 0.2: in this order."""
+class InstanceNorm(nn.Module):
+    """Normalises each channel of each image by its own mean and variance, then scales and shifts.
 
-    def __init__(self, conv: nn.Module, dim: int, *, activate: bool = True) -> None:
+    What batch normalisation does in training with one image a batch, at inference too: no running
+    statistics, which an image of an unusual contrast would not match.
+    """
+
+    def __init__(self, channels: int, eps: float = 1e-5) -> None:
         super().__init__()
-        self.norm = _BATCH_NORM[dim](conv.in_channels)
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the normalised features, of the shape of x (B, C, *spatial)."""
+        # torch's own instance_norm leaves the channels-last layout, which costs more than it does.
+        images = [
+            functional.batch_norm(
+                image, None, None, self.weight, self.bias, training=True, eps=self.eps
+            )
+            for image in x.split(1)
+        ]
+        return images[0] if len(images) == 1 else torch.cat(images)
+
+
+class ConvBlock(nn.Module):
+    """Normalisation, (transposed) convolution, leaky ReLU 0.2: in this order."""
+
+    def __init__(self, conv: nn.Module, dim: int, norm: str, *, activate: bool = True) -> None:
+        super().__init__()
+        kind = _BATCH_NORM[dim] if norm == "batch" else InstanceNorm
+        self.norm = kind(conv.in_channels)
         self.conv = conv
         self.activation = nn.LeakyReLU(LEAKY_SLOPE, inplace=True) if activate else nn.Identity()
 
@@ -58,9 +86,11 @@ class UNet(nn.Module):
         classes: channels of the output (K, the background or "other" class included).
         encoder: filters of each encoder layer, finest first.
         decoder: filters of each decoder layer, coarsest first, then the full-resolution ones.
+        norm: "batch" as in the paper, or "instance" (see `InstanceNorm`).
 
     Raises:
-        ValueError: if `dim` is not 2 or 3 or the decoder is shorter than the encoder.
+        ValueError: if `dim` is not 2 or 3, the decoder is shorter than the encoder, or the
+            normalisation is unknown.
     """
 
     def __init__(
@@ -70,6 +100,7 @@ class UNet(nn.Module):
         classes: int,
         encoder: Sequence[int],
         decoder: Sequence[int],
+        norm: str = "batch",
     ) -> None:
         super().__init__()
         conv = convolution(dim)
@@ -79,25 +110,27 @@ class UNet(nn.Module):
                 f"the decoder needs at least as many layers as the encoder, "
                 f"got {len(decoder)} and {levels}"
             )
+        if norm not in NORMS:
+            raise ValueError(f"the normalisation must be one of {NORMS}, got {norm!r}")
         self.dim = dim
         self.in_channels = in_channels
 
         skips = [in_channels, *encoder]
         self.encoder = nn.ModuleList(
-            ConvBlock(conv(i, o, KERNEL_SIZE, STRIDE), dim) for i, o in itertools.pairwise(skips)
+            ConvBlock(conv(i, o, KERNEL_SIZE, STRIDE), dim, norm) for i, o in itertools.pairwise(skips)
         )
 
         channels = skips.pop()
         self.decoder = nn.ModuleList()
         for filters in decoder[:levels]:
             up = _CONV_TRANSPOSED[dim](channels, filters, KERNEL_SIZE, STRIDE)
-            self.decoder.append(ConvBlock(up, dim))
+            self.decoder.append(ConvBlock(up, dim, norm))
             channels = filters + skips.pop()
 
         widths = [channels, *decoder[levels:], classes]
         last = len(widths) - 2
         self.stack = nn.ModuleList(
-            ConvBlock(conv(i, o, KERNEL_SIZE, padding="same"), dim, activate=n < last)
+            ConvBlock(conv(i, o, KERNEL_SIZE, padding="same"), dim, norm, activate=n < last)
             for n, (i, o) in enumerate(itertools.pairwise(widths))
         )
 

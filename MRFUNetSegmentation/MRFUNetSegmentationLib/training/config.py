@@ -32,15 +32,12 @@ class Stage:
         learning_rate: at the stage's first and last step; a cosine leads from one to the other.
         training_iterations: bounds of the mean-field iterations drawn at each step.
         voxel_size: bounds of the voxel size drawn for each image, mm.
-        freeze_norm: use the batch normalisation's running statistics instead of the image's own.
-            With one image a batch the two differ, and only the former exist at inference.
     """
 
     steps: int
     learning_rate: tuple[float, float]
     training_iterations: tuple[int, int]
     voxel_size: tuple[float, float]
-    freeze_norm: bool = False
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..checkpoints.load import save_checkpoint
+from ..errors import MRFUNetError
 from ..networks import MRFUNet
 from .card import trained_card
 from .config import Stage, TrainingConfig
@@ -23,8 +24,6 @@ from .synthesis import synthesise
 
 STATE_FILE = "state.pt"
 LOG_FILE = "log.csv"
-# Statistics of about the last hundred images, whose contrasts differ wildly.
-_NORM_MOMENTUM = 0.02
 
 
 class Trainer:
@@ -56,8 +55,6 @@ class Trainer:
         self.validate = validate
         torch.manual_seed(config.seed)
         self.network = _on(MRFUNet(config.network), device)
-        for module in _norms(self.network):
-            module.momentum = _NORM_MOMENTUM
         self.average = _on(MRFUNet(config.network), device).eval()
         self.average.load_state_dict(self.network.state_dict())
         self.optimiser = torch.optim.Adam(self.network.parameters())
@@ -96,9 +93,6 @@ class Trainer:
         for group in self.optimiser.param_groups:
             group["lr"] = _learning_rate(stage, progress)
         self.network.train()
-        if stage.freeze_norm:
-            for module in _norms(self.network):
-                module.eval()
         self.network.config = replace(
             self.config.network, training_iterations=stage.training_iterations
         )
@@ -106,6 +100,11 @@ class Trainer:
         with torch.autocast(self.device.type, dtype=torch.bfloat16):
             log_posterior = self.network.log_posterior(self.network.logits(image))
         loss = functional.nll_loss(log_posterior.float(), tissue)
+        if not torch.isfinite(loss):
+            raise MRFUNetError(
+                f"The loss is not finite at step {self.step}. The state before it is kept; lower "
+                "the learning rate, or look at what is synthesised."
+            )
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self.network.parameters(), self.config.gradient_norm)
@@ -187,10 +186,6 @@ class Trainer:
 def _on(network: MRFUNet, device: torch.device) -> MRFUNet:
     # Channels last makes a training step on the CPU two to four times faster.
     return network.to(device, memory_format=torch.channels_last_3d)
-
-
-def _norms(network: nn.Module) -> list[nn.Module]:
-    return [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
 
 
 def _learning_rate(stage: Stage, progress: float) -> float:

@@ -1,0 +1,78 @@
+"""The models that can be chosen, and what is said about each; knows neither Qt nor the scene."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..checkpoints.card import ModelCard
+from ..checkpoints.header import bundled_models, find_checkpoint, read_info
+from ..errors import CheckpointError
+from .i18n import _
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """A line of the list of models.
+
+    Attributes:
+        model: name of a bundled model, or path of a checkpoint.
+        label: shown in the list.
+        description: what it segments in what, shown below the list; empty if there is a problem.
+        intended_use: what it is for and what not.
+        problem: why it cannot be used.
+    """
+
+    model: str
+    label: str
+    description: str = ""
+    intended_use: str = ""
+    problem: str | None = None
+
+
+def model_entries(selected: str, files: Iterable[str] = ()) -> list[ModelEntry]:
+    """Return the bundled models, the files, and the selected model if it is none of these."""
+    try:
+        models = [info.card.name for info in bundled_models()]
+    except CheckpointError:
+        models = []  # the one that is selected says what is wrong
+    models += [model for model in dict.fromkeys([*files, selected]) if model not in models]
+    return [describe_model(model) for model in models]
+
+
+def describe_model(model: str) -> ModelEntry:
+    """Return the entry of a bundled model's name or of a checkpoint's path."""
+    try:
+        info = read_info(find_checkpoint(model))
+    except CheckpointError as error:
+        return ModelEntry(model, Path(model).name, problem=str(error))
+    card = info.card
+    is_file = info.path == Path(model).expanduser()
+    return ModelEntry(
+        model,
+        f"{card.title} ({info.path.name})" if is_file else card.title,
+        _description(card),
+        card.intended_use,
+    )
+
+
+def _description(card: ModelCard) -> str:
+    return _(
+        "Structures: {structures}\nMade for: {modality}; works at a resolution of {voxel_size}\u00a0mm"
+    ).format(
+        structures=_enumeration([c.name for c in card.segments]),
+        modality=card.input.modality,
+        voxel_size=_voxel_size(card.input.voxel_size),
+    )
+
+
+def _enumeration(names: list[str]) -> str:
+    # An abbreviation such as CSF keeps its capitals.
+    words = [name if name[:2].isupper() else name[:1].lower() + name[1:] for name in names]
+    return ", ".join(words)
+
+
+def _voxel_size(sizes: Iterable[float]) -> str:
+    numbers = [f"{size:g}" for size in sizes]
+    return numbers[0] if len(set(numbers)) == 1 else " x ".join(numbers)

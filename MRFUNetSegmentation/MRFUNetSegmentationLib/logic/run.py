@@ -1,0 +1,168 @@
+"""One run from node to node: the scene stays as it is until the last step succeeds."""
+
+from __future__ import annotations
+
+import logging
+import time
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from .. import __version__
+from ..errors import Cancelled, InputError, MRFUNetError, OutputError
+from ..mrml.geometry import ijk_to_ras
+from ..mrml.segmentations import write_segmentation
+from ..mrml.volumes import check_volume_node, read_volume, voxels
+from ..worker.client import JobResult, Worker
+
+ProgressCallback = Callable[[str, float], None]
+_POLL_SECONDS = 0.02
+
+
+class Run:
+    """A segmentation in progress. Call `poll` from the main thread now and then, say by a timer.
+
+    Everything happens in `poll`: callbacks, and at the end the one change of the scene. If the
+    nodes have been removed or the volume has been changed in the meantime, the run fails and the
+    result is dropped.
+
+    Attributes:
+        state: "running", "done", "failed" or "cancelled".
+        outputNode: the segmentation node, when done.
+        result: what the worker gave (`JobResult`), when done.
+        error: when failed or cancelled.
+        onProgress: called with the stage in words and the fraction 0..1 of the run.
+    """
+
+    def __init__(
+        self,
+        worker: Worker,
+        volume_node,
+        model: str | Path,
+        device: str = "auto",
+        output_node=None,
+        replace_non_finite: bool = False,
+    ) -> None:
+        """Start; see `SegmentationLogic.segment`."""
+        volume = read_volume(volume_node, replace_non_finite=replace_non_finite)
+        self._scene = volume_node.GetScene()
+        self._volume_node = volume_node
+        self._given_node = output_node
+        if output_node is not None and not output_node.IsA("vtkMRMLSegmentationNode"):
+            raise InputError(
+                f"{output_node.GetName()} is not a segmentation. "
+                "Choose a segmentation as output, or create a new one."
+            )
+        if error := self._lost_node():
+            raise error
+        self._content = _Content.of(volume_node)
+        self._dropped: MRFUNetError | None = None
+        self.state = "running"
+        self.outputNode = None
+        self.result: JobResult | None = None
+        self.error: MRFUNetError | None = None
+        self.onProgress: ProgressCallback | None = None
+        self._job = worker.submit(volume, model, device)
+        self._job.on_progress = self._report
+
+    def poll(self) -> None:
+        """Take note of what has happened since the last call, without waiting."""
+        if self.state != "running":
+            return
+        if self._dropped is None and (error := self._lost_node()):
+            self._dropped = error
+            self._job.cancel()
+        self._job.poll()
+        if self._job.state == "running":
+            return
+        self.error = self._dropped or self._job.error or self._store(self._job.result)
+        if self.error is None:
+            self.state = "done"
+        else:
+            self.state = "cancelled" if isinstance(self.error, Cancelled) else "failed"
+
+    def cancel(self) -> None:
+        """Ask the run to end; within about 2 s `poll` finds it cancelled."""
+        self._job.cancel()
+
+    def wait(self):
+        """Wait for the end and return the segmentation node.
+
+        Raises:
+            MRFUNetError: the run's error; `Cancelled` if it was cancelled.
+        """
+        try:
+            self.poll()
+            while self.state == "running":
+                time.sleep(_POLL_SECONDS)
+                self.poll()
+        except BaseException:  # Ctrl-C, or an error of the callback
+            self.cancel()
+            raise
+        if self.error:
+            raise self.error
+        return self.outputNode
+
+    def _report(self, stage: str, fraction: float) -> None:
+        if self.onProgress:
+            self.onProgress(stage, fraction)
+
+    def _lost_node(self) -> MRFUNetError | None:
+        nodes = {"volume": self._volume_node, "output segmentation": self._given_node}
+        for role, node in nodes.items():
+            if node is not None and not self._scene.IsNodePresent(node):
+                return InputError(
+                    f"The {role} {node.GetName()} is no longer in the scene, so there is no "
+                    "result. Choose another one, then run it again."
+                )
+        return None
+
+    def _store(self, result: JobResult) -> MRFUNetError | None:
+        """Put the result into the scene; return why that was not done, if it was not."""
+        try:
+            if _Content.of(self._volume_node) != self._content:
+                raise InputError(
+                    f"The volume {self._volume_node.GetName()} was changed during the run, so the "
+                    "result was dropped. Run it again."
+                )
+            self.outputNode = write_segmentation(
+                result.labels,
+                result.card.classes,
+                self._volume_node,
+                self._given_node,
+                {
+                    "Model": result.card.name,
+                    "SHA256": result.sha256,
+                    "Device": result.device,
+                    "Version": __version__,
+                },
+            )
+        except MRFUNetError as error:
+            return error
+        except Exception as error:
+            logging.exception("MRFUNetSegmentation: the result could not be put into the scene")
+            return OutputError(
+                f"The result could not be put into the scene ({type(error).__name__}: {error}); "
+                "the scene is as it was. Run it again, with a new output segmentation."
+            )
+        self.result = result
+        return None
+
+
+@dataclass(frozen=True)
+class _Content:
+    """What of a volume node must be the same before and after a run.
+
+    Its parent transform is not part of it: the result goes wherever the volume goes.
+    """
+
+    matrix: bytes
+    shape: tuple[int, ...]
+    checksum: int
+
+    @classmethod
+    def of(cls, volume_node) -> _Content:
+        check_volume_node(volume_node)
+        array = voxels(volume_node.GetImageData())
+        return cls(ijk_to_ras(volume_node).tobytes(), array.shape, zlib.crc32(array))

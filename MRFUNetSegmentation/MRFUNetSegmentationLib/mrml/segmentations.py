@@ -1,0 +1,409 @@
+"""From a label map to a segmentation node: all of it, or nothing.
+
+Every change of the scene is entered, before it is made, on a stack of what takes it back
+(`undo`). The stack is dropped when all is done; an exception on the way runs it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import slicer
+import vtk
+
+from ..checkpoints.card import Code, SegmentClass, Terminology
+from ..errors import InputError
+from .geometry import ijk_to_ras, to_vtk
+from .subject_hierarchy import place_beside
+from .volumes import check_volume_node, voxels
+
+# Node attributes and segment tags of this extension begin with this.
+PREFIX = "MRFUNetSegmentation."
+# Tag of the segments that are this extension's; its value is the class's value.
+CLASS_TAG = PREFIX + "Class"
+
+BINARY_LABELMAP = slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
+_GEOMETRY_PARAMETER = slicer.vtkSegmentationConverter.GetReferenceImageGeometryParameterName()
+
+# Names of Slicer's own lists, in which its terminology selector looks entries up.
+_TYPES_LIST = "Segmentation category and type - 3D Slicer General Anatomy list"
+_REGIONS_LIST = "Anatomic codes - DICOM master list"
+# They separate the parts of a serialised entry, and entries in files; there is no escaping.
+_SEPARATORS = str.maketrans("~^|", "   ")
+
+
+def write_segmentation(
+    labels: np.ndarray,
+    classes: Sequence[SegmentClass],
+    volume_node,
+    segmentation_node=None,
+    provenance: Mapping[str, str] | None = None,
+):
+    """Show a label map as a segmentation of a volume.
+
+    Every class but the background becomes a segment, an empty class too. The segmentation goes
+    under the volume's parent transform, gets its geometry as reference geometry and its place in
+    the subject hierarchy.
+
+    An existing segmentation node keeps its display settings, and names and colours of its
+    segments. Segments of an earlier run whose class is not among `classes` are removed; segments
+    that the user added stay, and if the volume has moved since, they move with it.
+
+    Args:
+        labels: [k, j, i] uint8 on the grid of the volume node.
+        classes: of the model; the label of class c is `c.value`.
+        volume_node: the volume that was segmented.
+        segmentation_node: node to write to; a new one if None.
+        provenance: how the labels came about, stored as attributes of the node.
+
+    Returns:
+        The segmentation node.
+
+    Raises:
+        InputError: if the nodes cannot be used, or do not fit the labels.
+        Exception: any other; in every case the scene is as it was.
+    """
+    check_volume_node(volume_node)
+    classes = [c for c in classes if not c.background]
+    _check_labels(labels, volume_node)
+    if segmentation_node is not None:
+        _check_output(segmentation_node, classes, volume_node)
+    with ExitStack() as undo:
+        node = _new_node(volume_node, undo) if segmentation_node is None else segmentation_node
+        with _one_update(node):
+            _remember_segments(node, undo)
+            _ensure_display(node, undo)
+            _replace_segments(node, _oriented_image(labels, volume_node), classes)
+            follows_already = _reference_volume_id(node) == volume_node.GetID()
+            _follow_volume(node, volume_node, undo)
+            _set_provenance(node, provenance or {}, undo)
+        # Where the user has put the result of an earlier run, it stays.
+        if not follows_already:
+            place_beside(node, volume_node, undo)
+        undo.pop_all()
+    return node
+
+
+def read_provenance(segmentation_node) -> dict[str, str]:
+    """Return what was stored of how the segmentation came about."""
+    return {
+        name.removeprefix(PREFIX): segmentation_node.GetAttribute(name)
+        for name in segmentation_node.GetAttributeNames()
+        if name.startswith(PREFIX)
+    }
+
+
+def terminology_entry(terminology: Terminology) -> str:
+    """Return a class's meaning in the form of Slicer's terminology tags."""
+    none = "^^"
+    parts = [
+        _TYPES_LIST,
+        _serialised(terminology.category),
+        _serialised(terminology.type),
+        none,  # modifier of the type
+        _REGIONS_LIST,
+        none,  # region
+        none,  # modifier of the region
+    ]
+    return "~".join(parts)
+
+
+def _serialised(code: Code) -> str:
+    return "^".join(part.translate(_SEPARATORS) for part in (code.scheme, code.value, code.meaning))
+
+
+# Checks --------------------------------------------------------------------------------------
+
+
+def _check_labels(labels: np.ndarray, volume_node) -> None:
+    size = volume_node.GetImageData().GetDimensions()
+    if labels.shape != size[::-1]:
+        raise InputError(
+            f"The result has {' x '.join(map(str, labels.shape[::-1]))} voxels, the volume "
+            f"{volume_node.GetName()} has {' x '.join(map(str, size))}: the volume was changed "
+            "during the run. Segment it again."
+        )
+
+
+def _check_output(node, classes: Sequence[SegmentClass], volume_node) -> None:
+    if not node.IsA("vtkMRMLSegmentationNode"):
+        raise InputError(
+            f"{node.GetName()} is not a segmentation ({node.GetNodeTagName()} node). "
+            "Choose a segmentation as output, or create a new one."
+        )
+    name = node.GetName()
+    if node.GetScene() is not volume_node.GetScene():
+        raise InputError(f"The segmentation {name} is no longer in the scene. Choose another one.")
+    segmentation = node.GetSegmentation()
+    if (
+        segmentation.GetNumberOfSegments()
+        and segmentation.GetSourceRepresentationName() != BINARY_LABELMAP
+    ):
+        raise InputError(
+            f"The segmentation {name} holds {segmentation.GetSourceRepresentationName().lower()} "
+            "segments, not label maps. Choose another output, or create a new one."
+        )
+    # Segments drawn on this volume go where it goes; those of another one would be displaced.
+    if (
+        _segments_of_others(segmentation, classes)
+        and _reference_volume_id(node) != volume_node.GetID()
+        and node.GetParentTransformNode() is not volume_node.GetParentTransformNode()
+    ):
+        raise InputError(
+            f"The segmentation {name} holds segments of another volume, which is under another "
+            f"transform than {volume_node.GetName()}. Choose another output, or create a new one."
+        )
+
+
+# Segments ------------------------------------------------------------------------------------
+
+
+def _replace_segments(node, image, classes: Sequence[SegmentClass]) -> None:
+    """Let the classes' segments share one label map; others are as they were."""
+    segmentation = node.GetSegmentation()
+    if segmentation.GetSourceRepresentationName() != BINARY_LABELMAP:
+        segmentation.SetSourceRepresentationName(BINARY_LABELMAP)
+    derived = _derived_representations(segmentation)
+    _detach_other_segments(segmentation, _segments_of_others(segmentation, classes))
+    for segment_class in classes:
+        _set_segment(segmentation, segment_class, image)
+    _remove_old_classes(segmentation, classes)
+    # Tells the segmentation that its content changed: it drops the surfaces of the old content.
+    image.Modified()
+    for name in derived:
+        segmentation.CreateRepresentation(name)
+
+
+def _set_segment(segmentation, segment_class: SegmentClass, image) -> None:
+    segment = segmentation.GetSegment(segment_class.segment_id)
+    is_new = segment is None
+    if is_new:
+        segment = slicer.vtkSegment()
+        segment.SetName(segment_class.name)
+        segment.SetColor(*(c / 255 for c in segment_class.color))
+        # Else the terminology selector would put its own in their place.
+        segment.SetNameAutoGenerated(False)
+        segment.SetColorAutoGenerated(False)
+    segment.SetLabelValue(segment_class.value)
+    segment.AddRepresentation(BINARY_LABELMAP, image)
+    segment.SetTag(CLASS_TAG, str(segment_class.value))
+    if segment_class.terminology:
+        # SetTerminology does the same, but only in newer versions of Slicer.
+        tag = segment.GetTerminologyEntryTagName()
+        segment.SetTag(tag, terminology_entry(segment_class.terminology))
+    if is_new:
+        segmentation.AddSegment(segment, segment_class.segment_id)
+
+
+def _remove_old_classes(segmentation, classes: Sequence[SegmentClass]) -> None:
+    kept = {c.segment_id for c in classes}
+    for segment_id in segmentation.GetSegmentIDs():
+        segment = segmentation.GetSegment(segment_id)
+        if segment_id not in kept and segment.HasTag(CLASS_TAG):
+            # A removed segment is erased from the label map that it shares: not from the old
+            # one, which an undo needs whole.
+            segment.AddRepresentation(BINARY_LABELMAP, slicer.vtkOrientedImageData())
+            segmentation.RemoveSegment(segment_id)
+
+
+def _segments_of_others(segmentation, classes: Sequence[SegmentClass]) -> set[str]:
+    """IDs of the segments that no run of this extension has made or is to make."""
+    ours = {c.segment_id for c in classes}
+    return {
+        segment_id
+        for segment_id in segmentation.GetSegmentIDs()
+        if segment_id not in ours and not segmentation.GetSegment(segment_id).HasTag(CLASS_TAG)
+    }
+
+
+def _detach_other_segments(segmentation, others: set[str]) -> None:
+    """Give segments that share a label map with replaced ones a copy of it without those.
+
+    The Segment Editor adds a user's segment to the label map that is there. The old map is left
+    untouched, since an undo needs it.
+    """
+    sharing: dict[object, list[str]] = {}
+    for segment_id in segmentation.GetSegmentIDs():
+        image = segmentation.GetSegment(segment_id).GetRepresentation(BINARY_LABELMAP)
+        sharing.setdefault(image, []).append(segment_id)
+    for image, segment_ids in sharing.items():
+        staying = [s for s in segment_ids if s in others]
+        if not staying or len(staying) == len(segment_ids):
+            continue
+        copy = slicer.vtkOrientedImageData()
+        copy.DeepCopy(image)
+        if copy.GetNumberOfPoints():
+            values = voxels(copy)
+            kept = [segmentation.GetSegment(s).GetLabelValue() for s in staying]
+            values[~np.isin(values, kept)] = 0
+        for segment_id in staying:
+            segmentation.GetSegment(segment_id).AddRepresentation(BINARY_LABELMAP, copy)
+
+
+def _derived_representations(segmentation) -> list[str]:
+    """Names of what is made from the label maps: surfaces, where the user shows them in 3D."""
+    if not segmentation.GetNumberOfSegments():
+        return []
+    names = _representations(segmentation.GetNthSegment(0))
+    return [name for name in names if name != BINARY_LABELMAP]
+
+
+def _representations(segment) -> dict[str, vtk.vtkDataObject]:
+    names: list[str] = []
+    segment.GetContainedRepresentationNames(names)
+    return {name: segment.GetRepresentation(name) for name in names}
+
+
+def _oriented_image(labels: np.ndarray, volume_node):
+    image = slicer.vtkOrientedImageData()
+    image.SetExtent(volume_node.GetImageData().GetExtent())
+    image.AllocateScalars(vtk.VTK_UNSIGNED_CHAR, 1)
+    voxels(image)[:] = labels
+    image.SetGeometryFromImageToWorldMatrix(to_vtk(ijk_to_ras(volume_node)))
+    return image
+
+
+# The node ------------------------------------------------------------------------------------
+
+
+def _new_node(volume_node, undo: ExitStack):
+    scene = volume_node.GetScene()
+    name = scene.GenerateUniqueName(f"{volume_node.GetName()} segmentation")
+    node = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", name)
+    undo.callback(scene.RemoveNode, node)
+    return node
+
+
+def _ensure_display(node, undo: ExitStack) -> None:
+    if node.GetDisplayNode() is None:
+        undo.callback(_remove_display, node)
+        node.CreateDefaultDisplayNodes()
+
+
+def _remove_display(node) -> None:
+    display = node.GetDisplayNode()
+    if display is not None:
+        node.GetScene().RemoveNode(display)
+
+
+def _reference_volume_id(node) -> str | None:
+    return node.GetNodeReferenceID(node.GetReferenceImageGeometryReferenceRole())
+
+
+def _follow_volume(node, volume_node, undo: ExitStack) -> None:
+    """Put the segmentation in the volume's space, and tie its grid to the volume's."""
+    role = node.GetReferenceImageGeometryReferenceRole()
+    segmentation = node.GetSegmentation()
+    geometry = segmentation.GetConversionParameter(_GEOMETRY_PARAMETER)
+    undo.callback(segmentation.SetConversionParameter, _GEOMETRY_PARAMETER, geometry)
+    undo.callback(node.SetNodeReferenceID, role, node.GetNodeReferenceID(role))
+    undo.callback(node.SetAndObserveTransformNodeID, node.GetTransformNodeID())
+    # The transform first: the reference geometry is expressed in the segmentation's own space.
+    node.SetAndObserveTransformNodeID(volume_node.GetTransformNodeID())
+    node.SetReferenceImageGeometryParameterFromVolumeNode(volume_node)
+
+
+def _set_provenance(node, provenance: Mapping[str, str], undo: ExitStack) -> None:
+    before = {PREFIX + key: value for key, value in read_provenance(node).items()}
+    after = {PREFIX + key: str(value) for key, value in provenance.items()}
+    for name in before | after:
+        undo.callback(_set_attribute, node, name, before.get(name))
+        _set_attribute(node, name, after.get(name))
+
+
+def _set_attribute(node, name: str, value: str | None) -> None:
+    if value is None:
+        node.RemoveAttribute(name)
+    else:
+        node.SetAttribute(name, value)
+
+
+# Undo ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _SegmentState:
+    """A segment, and what a run changes of it."""
+
+    segment_id: str
+    segment: object
+    label_value: int
+    tags: dict[str, str | None]
+    representations: dict[str, vtk.vtkDataObject]
+
+
+def _remember_segments(node, undo: ExitStack) -> None:
+    """Enter on the stack what brings the node's segments and their display back.
+
+    Nothing is copied but the display settings: runs put new label maps in the place of the old
+    ones and leave those as they are.
+    """
+    segmentation = node.GetSegmentation()
+    states = [
+        _segment_state(segment_id, segmentation.GetSegment(segment_id))
+        for segment_id in segmentation.GetSegmentIDs()
+    ]
+    undo.callback(
+        segmentation.SetSourceRepresentationName, segmentation.GetSourceRepresentationName()
+    )
+    display = node.GetDisplayNode()
+    if display is not None:
+        copy = display.NewInstance()
+        copy.CopyContent(display)
+        undo.callback(display.CopyContent, copy)
+    undo.callback(_restore_segments, segmentation, states)
+
+
+def _segment_state(segment_id: str, segment) -> _SegmentState:
+    return _SegmentState(
+        segment_id,
+        segment,
+        segment.GetLabelValue(),
+        {name: _tag(segment, name) for name in (CLASS_TAG, segment.GetTerminologyEntryTagName())},
+        _representations(segment),
+    )
+
+
+def _tag(segment, name: str) -> str | None:
+    value = vtk.reference("")
+    return str(value) if segment.GetTag(name, value) else None
+
+
+def _restore_segments(segmentation, states: Sequence[_SegmentState]) -> None:
+    for state in states:
+        _restore_segment(state)
+    known = {state.segment_id for state in states}
+    for segment_id in segmentation.GetSegmentIDs():
+        if segment_id not in known:
+            segmentation.RemoveSegment(segment_id)
+    for state in states:
+        if segmentation.GetSegment(state.segment_id) is None:
+            segmentation.AddSegment(state.segment, state.segment_id)
+    if states:
+        segmentation.ReorderSegments([state.segment_id for state in states])
+
+
+def _restore_segment(state: _SegmentState) -> None:
+    segment = state.segment
+    segment.SetLabelValue(state.label_value)
+    segment.RemoveAllRepresentations()
+    for name, representation in state.representations.items():
+        segment.AddRepresentation(name, representation)
+    for name, value in state.tags.items():
+        if value is None:
+            segment.RemoveTag(name)
+        else:
+            segment.SetTag(name, value)
+
+
+@contextmanager
+def _one_update(node) -> Iterator[None]:
+    """Let those who watch the node hear of all changes at once."""
+    was_modifying = node.StartModify()
+    try:
+        yield
+    finally:
+        node.EndModify(was_modifying)

@@ -1,0 +1,82 @@
+"""From a volume node to the volume that the engine segments."""
+
+from __future__ import annotations
+
+import numpy as np
+from vtk.util.numpy_support import vtk_to_numpy
+
+from ..errors import InputError
+from ..inference.volume import Volume, with_finite_values
+from .geometry import ijk_to_ras, nearest_geometry, ras_to_world
+
+
+def read_volume(volume_node, *, replace_non_finite: bool = False) -> Volume:
+    """Return a volume node's voxels and the place in which the node is seen.
+
+    A linear parent transform is part of that place; where it scales or shears, the axes are the
+    nearest orthonormal ones. A non-linear transform is left out: the volume is taken as it was
+    acquired, and the result is to go under the same transform.
+
+    Args:
+        volume_node: a scalar volume node.
+        replace_non_finite: put the smallest finite value in the place of NaN and infinity.
+
+    Returns:
+        The volume; its array [k, j, i] is a read-only view of the node's memory.
+
+    Raises:
+        InputError: if the node cannot be segmented; the message names it.
+    """
+    check_volume_node(volume_node)
+    image = volume_node.GetImageData()
+    matrix = ijk_to_ras(volume_node)
+    to_world = ras_to_world(volume_node)
+    if to_world is not None:
+        matrix = to_world @ matrix
+    array = voxels(image)
+    array.flags.writeable = False
+    if replace_non_finite:
+        array = with_finite_values(array)
+    try:
+        return Volume(array, nearest_geometry(matrix, image))
+    except InputError as error:
+        raise InputError(f"{volume_node.GetName()}: {error}") from error
+
+
+def check_volume_node(volume_node) -> None:
+    """Check that a node is a volume of one scene with one 3D image of one component.
+
+    Raises:
+        InputError: saying what is wrong and what to choose instead.
+    """
+    if volume_node is None:
+        raise InputError("No volume was chosen. Load a scan and choose it as input volume.")
+    if not volume_node.IsA("vtkMRMLScalarVolumeNode"):
+        raise InputError(
+            f"{volume_node.GetName()} is not a volume ({volume_node.GetNodeTagName()} node). "
+            "Choose a scalar volume."
+        )
+    name = volume_node.GetName()
+    if volume_node.GetScene() is None:
+        raise InputError(f"The volume {name} is no longer in the scene. Choose another one.")
+    image = volume_node.GetImageData()
+    if image is None or image.GetPointData().GetScalars() is None or not image.GetNumberOfPoints():
+        raise InputError(f"The volume {name} has no voxels. Load the scan again.")
+    components = image.GetNumberOfScalarComponents()
+    if components != 1:
+        raise InputError(
+            f"The volume {name} has {components} components per voxel (colour, vector or time "
+            "series data). Choose a scalar volume, or extract one component or time point first."
+        )
+    size = image.GetDimensions()
+    if min(size) == 1:
+        raise InputError(
+            f"The volume {name} is a single slice ({' x '.join(map(str, size))} voxels). "
+            "Choose a 3D volume, for example the whole series."
+        )
+
+
+def voxels(image) -> np.ndarray:
+    """Return the scalars of a one-component VTK image as an array [k, j, i]: a view."""
+    array = vtk_to_numpy(image.GetPointData().GetScalars())
+    return array.reshape(image.GetDimensions()[::-1])

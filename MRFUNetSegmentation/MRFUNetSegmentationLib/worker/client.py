@@ -1,0 +1,314 @@
+"""Computing in a process of its own, so that the caller's never imports torch nor blocks."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..checkpoints.card import ModelCard
+from ..checkpoints.header import find_checkpoint
+from ..errors import Cancelled, MRFUNetError, WorkerError
+from ..inference.volume import Volume
+from . import protocol
+from .process import WorkerProcess
+
+# How long a computation may take to end by itself after a cancel.
+CANCEL_SECONDS = 2.0
+_POLL_SECONDS = 0.02
+
+
+@dataclass(frozen=True)
+class JobResult:
+    """What a segmentation gave.
+
+    Attributes:
+        labels: uint8 [k, j, i] on the volume's grid.
+        card: the model's card.
+        sha256: of the checkpoint.
+        device: on which it was computed, in words.
+        timings: seconds per stage; "Loading the model" only if it was not loaded yet.
+        warnings: in words.
+    """
+
+    labels: np.ndarray
+    card: ModelCard
+    sha256: str
+    device: str
+    timings: dict[str, float]
+    warnings: list[str]
+
+
+class Worker:
+    """A process that keeps torch and the models it has loaded warm between runs.
+
+    It starts with the first request, and anew after a crash. One job runs at a time. Nothing
+    happens in other threads: results, errors and callbacks come out of `Job.poll`.
+    """
+
+    def __init__(
+        self, python: str | None = None, environment: Mapping[str, str] | None = None
+    ) -> None:
+        """Start nothing yet.
+
+        Args:
+            python: path of the executable, for example PythonSlicer's; this process's own by
+                default.
+            environment: the process's environment variables; this process's own by default.
+        """
+        self._python = python or sys.executable
+        self._environment = environment
+        self._process: WorkerProcess | None = None
+        self._job: Job | None = None
+        self._numbers = count(1)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a job is running, as far as its `poll` has noticed."""
+        return self._job is not None and self._job.state == "running"
+
+    def submit(self, volume: Volume, model: str | Path, device: str = "auto") -> Job:
+        """Start to segment a volume; the job's result is a `JobResult`.
+
+        Args:
+            volume: what to segment; it is copied to disk before this returns.
+            model: name of a bundled model, or path of a checkpoint.
+            device: auto, cpu, cuda, cuda:N or mps.
+
+        It waits for a job that is about to end: a cancelled one, or a question for devices.
+
+        Raises:
+            CheckpointError: if there is no such model.
+            WorkerError: if a job is running, or the process cannot be started.
+        """
+        path = find_checkpoint(model).resolve()
+        process = self._ready_process()
+        number = next(self._numbers)
+        volume_file = process.folder / f"volume-{number}.npy"
+        labels_file = process.folder / f"labels-{number}.npy"
+        _save(volume_file, volume.array)
+        request = protocol.Segment(
+            job=number,
+            volume=volume_file.name,
+            labels=labels_file.name,
+            **vars(volume.geometry),
+            model=str(path),
+            device=device,
+        )
+        self._job = Job(process, request, _read_result, (volume_file, labels_file))
+        return self._job
+
+    def request_devices(self) -> Job:
+        """Start to ask for devices, which takes seconds while torch is not loaded yet.
+
+        The job's result is a dict: "devices" (list of dicts with "id", "name", "memory_gb"),
+        "why_no_gpu" (str or None) and "torch" (its version).
+
+        Raises:
+            WorkerError: if a job is running, or the process cannot be started.
+        """
+        request = protocol.Devices(job=next(self._numbers))
+        self._job = Job(self._ready_process(), request, lambda result, files: result, ())
+        return self._job
+
+    def devices(self, timeout: float = 120.0) -> dict[str, Any]:
+        """Ask for devices and wait for the answer; see `request_devices`.
+
+        Raises:
+            WorkerError: in addition, if there is no answer after `timeout` seconds.
+        """
+        job = self.request_devices()
+        try:
+            return job.wait(timeout)
+        except TimeoutError as error:
+            log = self.log_tail()
+            self.close()
+            raise WorkerError(
+                _with_log(
+                    f"The process that computes gave no answer within {timeout:g} s. "
+                    "Loading torch may take long the first time: try again.",
+                    log,
+                )
+            ) from error
+
+    def log_tail(self) -> str:
+        """Return the last lines that the process has logged."""
+        return self._process.log_tail() if self._process else ""
+
+    def close(self) -> None:
+        """End the process and remove its files; a running job counts as cancelled."""
+        if self._process:
+            self._process.end()
+
+    def _ready_process(self) -> WorkerProcess:
+        if self.busy:
+            self._job.poll()
+        if self.busy and self._job.ends_soon:
+            with suppress(MRFUNetError):
+                self._job.wait()
+        if self.busy:
+            raise WorkerError(
+                "Another run is in progress. Wait until it has ended, or cancel it, then try again."
+            )
+        if self._process is None or not self._process.alive:
+            self.close()
+            environment = os.environ if self._environment is None else self._environment
+            self._process = WorkerProcess(self._python, environment)
+        return self._process
+
+
+class Job:
+    """A request that the worker is dealing with. Call `poll` now and then, say from a timer.
+
+    Attributes:
+        state: "running", "done", "failed" or "cancelled".
+        result: when done; what it is depends on the request.
+        error: when failed or cancelled.
+        on_progress: called by `poll` with the stage in words and the fraction 0..1 of the run.
+    """
+
+    def __init__(
+        self,
+        process: WorkerProcess,
+        request: protocol.Segment | protocol.Devices,
+        read_result: Callable[[dict, tuple[Path, ...]], Any],
+        files: tuple[Path, ...],
+    ) -> None:
+        """Send the request; `files` are deleted when the job has ended."""
+        self.state = "running"
+        self.result: Any = None
+        self.error: MRFUNetError | None = None
+        self.on_progress: Callable[[str, float], None] | None = None
+        self._process = process
+        self._request = request
+        self._read_result = read_result
+        self._files = files
+        self._deadline: float | None = None
+        process.send(request)
+
+    @property
+    def cancelling(self) -> bool:
+        """Whether `cancel` was called."""
+        return self._deadline is not None
+
+    @property
+    def ends_soon(self) -> bool:
+        """Whether it takes seconds only: a cancelled job, or a question for devices."""
+        return self.cancelling or isinstance(self._request, protocol.Devices)
+
+    def poll(self) -> None:
+        """Take note of what has happened since the last call, without waiting."""
+        if self.state != "running":
+            return
+        for event in self._process.receive():
+            self._handle(event)
+            if self.state != "running":
+                return
+        if self.cancelling and time.monotonic() > self._deadline:
+            self._process.end()
+            self._finish(Cancelled())
+
+    def cancel(self) -> None:
+        """Ask the computation to end; after 2 s, `poll` and `wait` end the process instead."""
+        if self.state == "running" and not self.cancelling:
+            self._deadline = time.monotonic() + CANCEL_SECONDS
+            self._process.send(protocol.Cancel(self._request.job))
+
+    def wait(self, timeout: float | None = None) -> Any:
+        """Wait for the end and return the result.
+
+        Raises:
+            MRFUNetError: the job's error; `Cancelled` if it was cancelled.
+            TimeoutError: if it still runs after `timeout` seconds.
+        """
+        end = None if timeout is None else time.monotonic() + timeout
+        self.poll()
+        while self.state == "running":
+            if end is not None and time.monotonic() > end:
+                raise TimeoutError(f"The job is still running after {timeout:g} s.")
+            time.sleep(_POLL_SECONDS)
+            self.poll()
+        if self.error:
+            raise self.error
+        return self.result
+
+    def _handle(self, event: protocol.Event | None) -> None:
+        if event is None:
+            self._finish(self._crash())
+        elif isinstance(event, protocol.Hello):
+            if event.protocol != protocol.VERSION:
+                self._finish(
+                    WorkerError(
+                        "The process that computes is of another version of this extension. "
+                        "Restart the application."
+                    )
+                )
+        elif event.job != self._request.job:
+            return
+        elif isinstance(event, protocol.Progress):
+            if self.on_progress and not self.cancelling:
+                self.on_progress(event.stage, event.fraction)
+        elif isinstance(event, protocol.Failed):
+            self._finish(event.error())
+        else:
+            self._succeed(event.result)
+
+    def _succeed(self, result: dict) -> None:
+        try:
+            self.result = self._read_result(result, self._files)
+        except (OSError, ValueError) as error:
+            self._finish(WorkerError(f"The result cannot be read ({error}). Run it again."))
+        else:
+            self._finish(None)
+
+    def _crash(self) -> WorkerError:
+        code = self._process.exit_code()
+        return WorkerError(
+            f"The process that computes ended unexpectedly (exit code {code}). If memory is short, "
+            "close other programs or crop the volume; then run it again: a new process will start."
+        )
+
+    def _finish(self, error: MRFUNetError | None) -> None:
+        asked_to_end = self.cancelling or self._process.ended
+        if isinstance(error, WorkerError):
+            # What state the process is in is unknown, so the next run gets a new one.
+            error = WorkerError(_with_log(str(error), self._process.log_tail()))
+            self._process.end()
+        if asked_to_end:
+            error, self.result = Cancelled(), None
+        for file in self._files:
+            with suppress(OSError):
+                file.unlink()
+        self.error = error
+        self.state = "cancelled" if isinstance(error, Cancelled) else "failed" if error else "done"
+
+
+def _save(file: Path, array: np.ndarray) -> None:
+    try:
+        # The worker maps this file. Writing it through a mapping too would turn a full disk from
+        # an error into a crash (SIGBUS).
+        np.save(file, array, allow_pickle=False)
+    except OSError as error:
+        with suppress(OSError):
+            file.unlink()
+        raise WorkerError(
+            f"The volume cannot be written to {file.parent} ({error.strerror or error}). "
+            "Free some disk space there, then run it again."
+        ) from error
+
+
+def _read_result(result: dict, files: tuple[Path, ...]) -> JobResult:
+    card = ModelCard.from_dict(result.pop("card"))
+    return JobResult(labels=np.load(files[1], allow_pickle=False), card=card, **result)
+
+
+def _with_log(text: str, log: str) -> str:
+    return f"{text}\nLast lines of its log:\n{log}" if log else text

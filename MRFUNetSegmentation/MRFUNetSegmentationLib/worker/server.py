@@ -1,0 +1,213 @@
+"""The worker's own process: reads requests, computes, writes events.
+
+torch is imported with the first request and not before, so that a missing or damaged torch can be
+reported like any other error.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
+
+from .. import errors
+from ..inference.volume import Volume
+from . import folder, protocol
+
+if TYPE_CHECKING:
+    from ..inference.engine import Segmenter
+
+STARTING = "Starting PyTorch"
+LOADING = "Loading the model"
+# Smaller steps are not worth a message.
+_PROGRESS_STEP = 0.005
+
+
+def main(private: Path) -> None:
+    """Serve requests from standard input until it closes.
+
+    Args:
+        private: the private folder that the client has made.
+    """
+    faulthandler.enable()
+    requests, events = _take_over_standard_streams()
+    server = Server(private, lambda event: _write(events, event))
+    threading.Thread(target=_listen, args=(requests, server, private), daemon=True).start()
+    try:
+        server.run()
+    except OSError:  # an event could not be written: the client has died
+        folder.remove(private)
+
+
+class Server:
+    """Deals with one request after the other, and keeps loaded models for the next one."""
+
+    def __init__(self, private: Path, send: Callable[[protocol.Event], None]) -> None:
+        self._folder = private
+        self._send = send
+        self._requests: SimpleQueue[protocol.Request] = SimpleQueue()
+        self._cancelled: set[int] = set()
+        self._segmenters: dict[tuple[str, str], tuple[tuple[int, int], Segmenter]] = {}
+
+    def accept(self, request: protocol.Request) -> None:
+        """Take a request, from any thread: cancel at once, put others in the queue."""
+        if isinstance(request, protocol.Cancel):
+            self._cancelled.add(request.job)
+        else:
+            self._requests.put(request)
+
+    def run(self) -> None:
+        """Deal with requests for ever.
+
+        Raises:
+            OSError: if an event cannot be sent.
+        """
+        self._send(protocol.Hello(protocol.VERSION, os.getpid()))
+        while True:
+            # The answer goes out when all that the computation held is free again: Windows does
+            # not let the client delete a file that is still mapped here.
+            self._send(self._answer(self._requests.get()))
+
+    def _answer(self, request: protocol.Request) -> protocol.Event:
+        try:
+            if "torch" not in sys.modules:
+                self._send(protocol.Progress(request.job, STARTING, 0.0))
+            _import_torch()
+            act = self._segment if isinstance(request, protocol.Segment) else self._devices
+            return protocol.Done(request.job, act(request))
+        except errors.MRFUNetError as error:
+            return protocol.Failed.of(request.job, error)
+        except Exception as error:
+            traceback.print_exc()
+            text = f"The computation failed ({type(error).__name__}: {error}). Run it again, and "
+            text += "report this as a defect of the extension if it fails again."
+            return protocol.Failed.of(request.job, errors.WorkerError(text))
+
+    def _segment(self, request: protocol.Segment) -> dict[str, Any]:
+        progress = _Progress(request.job, self._send)
+        started = time.perf_counter()
+        segmenter, loaded = self._segmenter(request.model, request.device, progress)
+        loading = {LOADING: time.perf_counter() - started} if loaded else {}
+        # "c": the engine may treat the array as its own, and the file stays as it is.
+        array = np.load(self._folder / request.volume, mmap_mode="c", allow_pickle=False)
+        result = segmenter.segment(
+            Volume(array, request.geometry), progress, lambda: request.job in self._cancelled
+        )
+        np.save(self._folder / request.labels, result.labels.astype(np.uint8, copy=False))
+        progress.complete()
+        return {
+            "card": result.card.to_dict(),
+            "sha256": result.sha256,
+            "device": result.device,
+            "timings": {**loading, **result.timings},
+            "warnings": list(result.warnings),
+        }
+
+    def _segmenter(self, model: str, device: str, progress: _Progress) -> tuple[Segmenter, bool]:
+        """Return the model on the device, and whether it had to be loaded."""
+        from ..checkpoints.load import load_checkpoint
+        from ..inference.engine import Segmenter
+
+        stat = Path(model).stat()
+        stamp = (stat.st_mtime_ns, stat.st_size)
+        known, segmenter = self._segmenters.get((model, device), (None, None))
+        if known == stamp:
+            return segmenter, False
+        progress(LOADING, 0.0)
+        segmenter = Segmenter(load_checkpoint(model), device)
+        self._segmenters[model, device] = stamp, segmenter
+        return segmenter, True
+
+    def _devices(self, request: protocol.Devices) -> dict[str, Any]:
+        import torch
+
+        from ..inference.devices import describe_devices, why_no_gpu
+
+        return {
+            "devices": describe_devices(),
+            "why_no_gpu": why_no_gpu(),
+            "torch": torch.__version__,
+        }
+
+
+class _Progress:
+    """Sends progress that never falls, in steps worth a message."""
+
+    def __init__(self, job: int, send: Callable[[protocol.Event], None]) -> None:
+        self._job = job
+        self._send = send
+        self._stage = ""
+        self._fraction = 0.0
+
+    def __call__(self, stage: str, fraction: float) -> None:
+        fraction = min(max(fraction, self._fraction), 1.0)
+        if stage != self._stage or fraction - self._fraction >= _PROGRESS_STEP:
+            self._stage, self._fraction = stage, fraction
+            self._send(protocol.Progress(self._job, stage, fraction))
+
+    def complete(self) -> None:
+        """Make sure that the last message says 1."""
+        if self._fraction < 1:
+            self._fraction = 1.0
+            self._send(protocol.Progress(self._job, self._stage, 1.0))
+
+
+def _import_torch() -> None:
+    try:
+        from ..checkpoints import load  # noqa: F401
+        from ..inference import engine  # noqa: F401
+    except Exception as error:  # a half-installed torch raises whatever it likes
+        traceback.print_exc()
+        raise errors.WorkerError(
+            f"PyTorch cannot be loaded ({type(error).__name__}: {error}). Install it: in Slicer, "
+            "install the PyTorch extension and let its module PyTorch Util install torch "
+            "(uninstall it there first if it is damaged); elsewhere, pip install torch. "
+            "Then run it again."
+        ) from error
+
+
+def _take_over_standard_streams() -> tuple[BinaryIO, BinaryIO]:
+    """Keep the pipes to the client for ourselves and give everybody else harmless streams.
+
+    Prints of libraries and of child processes go to the log and not among the events. Nobody but
+    us has the input pipe: on Windows, loading a library while a thread waits for that pipe would
+    block, for the library's start-up code looks at the standard input.
+
+    Returns:
+        Streams of requests and of events.
+    """
+    requests = os.fdopen(os.dup(0), "rb")
+    events = os.fdopen(os.dup(1), "wb")
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    os.dup2(2, 1)
+    sys.stdout = sys.stderr
+    return requests, events
+
+
+def _write(events: BinaryIO, event: protocol.Event) -> None:
+    events.write(protocol.encode(event))
+    events.flush()
+
+
+def _listen(requests: BinaryIO, server: Server, private: Path) -> None:
+    """Pass requests on; when the client has closed the pipe or died, end the process."""
+    try:
+        for line in requests:
+            server.accept(protocol.decode(line))
+    except Exception:
+        traceback.print_exc()
+    finally:
+        folder.remove(private)
+        # Not sys.exit: the main thread may be in the middle of a computation.
+        os._exit(0)

@@ -1,0 +1,103 @@
+"""Model cards: the schema, our validator against the jsonschema package, round trips."""
+
+import copy
+import json
+
+import jsonschema
+import pytest
+from MRFUNetSegmentationLib.checkpoints.card import ModelCard, schema
+from MRFUNetSegmentationLib.checkpoints.schema import violations
+from MRFUNetSegmentationLib.errors import CheckpointError
+
+
+@pytest.fixture
+def card(tiny_card) -> dict:
+    return copy.deepcopy(tiny_card.to_dict())
+
+
+def every_mutation(card: dict):
+    """Yield the card with each entry, at any depth, removed or replaced by unfit values."""
+
+    def places(value, path=()):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, entry in items:
+            yield (*path, key)
+            if isinstance(entry, (dict, list)):
+                yield from places(entry, (*path, key))
+
+    for path in places(card):
+        for unfit in ("remove", None, True, 0, -1, 1.5, 300, "", "x", [], [1], {}, {"a": 1}):
+            mutated = copy.deepcopy(card)
+            parent = mutated
+            for key in path[:-1]:
+                parent = parent[key]
+            if unfit == "remove":
+                del parent[path[-1]]
+            else:
+                parent[path[-1]] = unfit
+            yield path, unfit, mutated
+
+
+def test_our_validator_agrees_with_jsonschema(card):
+    reference = jsonschema.Draft202012Validator(schema())
+    verdicts = {True: 0, False: 0}
+    for path, unfit, mutated in every_mutation(card):
+        expected = reference.is_valid(mutated)
+        assert (violations(mutated, schema()) == []) == expected, (path, unfit)
+        verdicts[expected] += 1
+    assert verdicts[True] > 20
+    assert verdicts[False] > 500
+
+
+def test_round_trip(card):
+    assert ModelCard.from_dict(card).to_dict() == card
+    assert json.loads(json.dumps(card)) == card
+
+
+def test_segments_leave_the_background_out(tiny_card):
+    assert [c.segment_id for c in tiny_card.segments] == [
+        "grey_matter",
+        "white_matter",
+        "ventricles",
+        "csf_outside_the_ventricles",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"format_version": 2}, "format version 2 is not supported"),
+        ({"name": "Has Spaces"}, "name"),
+        ({"unknown": 1}, "unknown: no such entry"),
+        ({"classes": []}, "classes"),
+        ({"architecture": {"type": "other"}}, "architecture.type"),
+    ],
+)
+def test_defects_are_named(card, change, message):
+    with pytest.raises(CheckpointError, match=message) as caught:
+        ModelCard.from_dict({**card, **change}, "some-file")
+    assert "some-file" in str(caught.value)
+
+
+def test_classes_must_be_numbered_as_channels(card):
+    card["classes"][2]["value"] = 7
+    with pytest.raises(CheckpointError, match=r"values must be 0, 1, 2"):
+        ModelCard.from_dict(card)
+
+
+def test_names_must_differ(card):
+    card["classes"][2]["name"] = card["classes"][1]["name"]
+    with pytest.raises(CheckpointError, match="names must differ"):
+        ModelCard.from_dict(card)
+
+
+@pytest.mark.parametrize("orientation", ["RRS", "RLS", "RA", "xyz"])
+def test_orientation_must_name_each_axis_once(card, orientation):
+    card["input"]["orientation"] = orientation
+    with pytest.raises(CheckpointError, match=r"input\.orientation"):
+        ModelCard.from_dict(card)
+
+
+def test_not_even_an_object():
+    with pytest.raises(CheckpointError, match="expected object"):
+        ModelCard.from_dict([1, 2])

@@ -1,0 +1,182 @@
+"""Checkpoint files: round trip, and every defect with its name and remedy."""
+
+import json
+import pickle
+import struct
+import subprocess
+import sys
+
+import pytest
+import torch
+from MRFUNetSegmentationLib.checkpoints.card import ModelCard
+from MRFUNetSegmentationLib.checkpoints.header import bundled_models, find_checkpoint, read_info
+from MRFUNetSegmentationLib.checkpoints.load import (
+    build_network,
+    load_checkpoint,
+    save_checkpoint,
+)
+from MRFUNetSegmentationLib.errors import CheckpointError
+from safetensors.torch import load_file, save_file
+
+
+@pytest.fixture
+def rewrite(tiny_checkpoint, tmp_path):
+    """Return a function that writes the small checkpoint with changed weights or card."""
+
+    def write(change_state=lambda s: s, change_card=lambda c: c, keep_card=True):
+        state = change_state(load_file(tiny_checkpoint))
+        card = change_card(read_info(tiny_checkpoint).card.to_dict())
+        path = tmp_path / "changed.safetensors"
+        save_file(state, path, {"card": json.dumps(card)} if keep_card else None)
+        return path
+
+    return write
+
+
+def refused(path, *words):
+    with pytest.raises(CheckpointError) as caught:
+        load_checkpoint(path)
+    text = str(caught.value)
+    assert str(path) in text
+    for word in words:
+        assert word in text
+    assert text.endswith(".")
+
+
+def test_round_trip(tiny_checkpoint, tiny_card):
+    checkpoint = load_checkpoint(tiny_checkpoint)
+    assert checkpoint.card == tiny_card
+    assert not checkpoint.network.training
+    assert len(checkpoint.sha256) == 64
+    again = load_checkpoint(str(tiny_checkpoint))
+    image = torch.randn(1, 1, 9, 10, 11)
+    torch.testing.assert_close(checkpoint.network(image), again.network(image))
+
+
+def test_card_is_read_without_torch(tiny_checkpoint):
+    program = (
+        "import sys; from pathlib import Path;"
+        "from MRFUNetSegmentationLib.checkpoints.header import read_info, bundled_models;"
+        f"assert read_info(Path({str(tiny_checkpoint)!r})).card.name == 'tiny'; bundled_models();"
+        "assert 'torch' not in sys.modules and 'safetensors' not in sys.modules"
+    )
+    path = [p for p in sys.path if p]
+    subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.path[:0] = {path}; {program}"], check=True
+    )
+
+
+def test_saving_replaces_in_one_step_and_leaves_nothing_behind(tmp_path, tiny_card):
+    path = tmp_path / "new" / "model.safetensors"
+    save_checkpoint(path, build_network(tiny_card), tiny_card)
+    save_checkpoint(path, build_network(tiny_card), tiny_card)
+    assert [p.name for p in path.parent.iterdir()] == ["model.safetensors"]
+
+
+def test_card_of_another_network_is_not_saved(tmp_path, tiny_card):
+    other = ModelCard.from_dict(
+        {
+            **tiny_card.to_dict(),
+            "architecture": {**tiny_card.architecture, "encoder": [4, 9]},
+        }
+    )
+    with pytest.raises(CheckpointError, match="has shape"):
+        save_checkpoint(tmp_path / "x.safetensors", build_network(tiny_card), other)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("size", [0, 5, 100, 3000])
+def test_truncated(tiny_checkpoint, tmp_path, size):
+    path = tmp_path / "short.safetensors"
+    path.write_bytes(tiny_checkpoint.read_bytes()[:size])
+    refused(path, "truncated", "Get the file again")
+
+
+def test_one_byte_short(tiny_checkpoint, tmp_path):
+    path = tmp_path / "short.safetensors"
+    path.write_bytes(tiny_checkpoint.read_bytes()[:-1])
+    refused(path, "truncated", "Get the file again")
+
+
+def test_pickle_is_refused_and_not_run(tmp_path):
+    class Bomb:
+        def __reduce__(self):
+            return (exec, (f"open({str(tmp_path / 'ran')!r}, 'w')",))
+
+    path = tmp_path / "model.pth"
+    path.write_bytes(pickle.dumps(Bomb()))
+    refused(path, "not a safetensors file")
+    torch.save({"a": torch.zeros(3)}, path)
+    refused(path, "not a safetensors file")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_text_and_json_that_is_no_header(tmp_path):
+    path = tmp_path / "text.safetensors"
+    path.write_text("This is a text, not a checkpoint, and it is long enough.")
+    refused(path, "not a safetensors file")
+    path.write_bytes(struct.pack("<Q", 6) + b"[1, 2]")
+    refused(path, "not a safetensors file")
+    path.write_bytes(struct.pack("<Q", 13) + b'{"a": "tensor')
+    refused(path, "not a safetensors file")
+    path.write_bytes(struct.pack("<Q", 14) + b'{"a":"tensor"}')
+    refused(path, "damaged")
+
+
+def test_safetensors_without_card(rewrite):
+    refused(rewrite(keep_card=False), "no model card", "converted")
+
+
+def test_newer_version(rewrite):
+    path = rewrite(change_card=lambda c: {**c, "format_version": 99})
+    refused(path, "version 99", "Update the extension")
+
+
+def test_missing_weight(rewrite):
+    path = rewrite(lambda s: {k: v for k, v in s.items() if k != "mrf.final.bias"})
+    refused(path, "missing", "mrf.final.bias")
+
+
+def test_unknown_weight(rewrite):
+    refused(rewrite(lambda s: {**s, "surplus": torch.zeros(1)}), "unknown", "surplus")
+
+
+def test_shape_mismatch(rewrite):
+    path = rewrite(lambda s: {**s, "mrf.final.bias": torch.zeros(7)})
+    refused(path, "mrf.final.bias", "(7,) instead of (5,)")
+
+
+def test_weights_that_are_not_finite(rewrite):
+    def spoil(state):
+        state["mrf.final.bias"][0] = float("nan")
+        return state
+
+    refused(rewrite(spoil), "mrf.final.bias", "not finite")
+
+
+def test_unknown_hyper_parameter(rewrite):
+    def change(card):
+        card["architecture"]["depth"] = 3
+        return card
+
+    refused(rewrite(change_card=change), "architecture cannot be built", "depth")
+
+
+def test_number_of_classes_must_agree(rewrite):
+    refused(rewrite(change_card=lambda c: {**c, "classes": c["classes"][:4]}), "4 classes", "has 5")
+
+
+def test_neither_name_nor_file():
+    with pytest.raises(CheckpointError, match=r"no-such-model.*Bundled models: "):
+        find_checkpoint("no-such-model")
+
+
+def test_folder_is_no_checkpoint(tmp_path):
+    with pytest.raises(CheckpointError):
+        load_checkpoint(tmp_path)
+
+
+def test_bundled_models_load():
+    for info in bundled_models():
+        assert load_checkpoint(info.card.name).path == info.path
+        assert info.path.stat().st_size < 10e6

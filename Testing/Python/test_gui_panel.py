@@ -1,0 +1,296 @@
+"""The panel with real widgets (PySide6), a real scene and a real worker."""
+
+import sys
+import time
+import types
+
+import numpy as np
+import pytest
+from gui_tools import ParameterNode, load_ui
+from mrml_scene import OBLIQUE, add_volume
+
+pytest_plugins = ["gui_tools", "mrml_scene"]
+
+MATRIX = OBLIQUE @ np.diag([6.0, 4.8, 3.0, 1.0])
+
+
+def blobs(seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(100, 30, (12, 16, 20)).astype(np.int16)
+
+
+@pytest.fixture(scope="module")
+def worker():
+    from MRFUNetSegmentationLib.worker.client import Worker
+
+    worker = Worker()
+    yield worker
+    worker.close()
+
+
+class Logic:
+    """The module's logic, but that it lends the worker to the next test."""
+
+    def __init__(self, worker):
+        from MRFUNetSegmentationLib.logic import SegmentationLogic
+
+        self._logic = SegmentationLogic(worker)
+        self.worker, self.segment, self.cleanup = worker, self._logic.segment, self._logic.cleanup
+
+
+class Harness:
+    """A panel, its widgets and parameters, and the user's clicks."""
+
+    def __init__(self, qt, worker, model):
+        from MRFUNetSegmentationLib.gui import panel
+
+        self.qt = qt
+        self.widget, self.ui = load_ui(qt)
+        self.widget.show()
+        self.logic = Logic(worker)
+        self.panel = panel.Panel(self.ui, self.logic)
+        self.parameters = ParameterNode(model=str(model), device="cpu")
+        self.parameters._observers.append(self.panel.refresh)
+        self.panel.set_parameters(self.parameters)
+
+    def apply(self):
+        self.ui.applyButton.click()
+
+    def wait(self, condition, seconds=60.0):
+        end = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < end, f"still waiting; message: {self.message}"
+            self.qt.application.processEvents()
+            time.sleep(0.01)
+
+    def wait_for_end(self):
+        self.wait(lambda: self.ui.applyButton.text() == "Apply" and self.ui.applyButton.isEnabled())
+
+    @property
+    def message(self):
+        return self.ui.messageLabel.text()
+
+    @property
+    def looks_wrong(self):
+        return "color" in self.ui.messageLabel.styleSheet()
+
+
+@pytest.fixture
+def harness(qt, scene, worker, tiny_checkpoint, library, monkeypatch):
+    from MRFUNetSegmentationLib.gui import panel
+
+    monkeypatch.setattr(panel, "ensure_installed", lambda: None)
+    harness = Harness(qt, worker, tiny_checkpoint)
+    yield harness
+    harness.panel.close()
+
+
+@pytest.fixture
+def volume(scene):
+    return add_volume(scene, blobs(), MATRIX, "Scan")
+
+
+def test_empty_scene_says_what_to_do(harness):
+    assert not harness.ui.applyButton.isEnabled()
+    assert "Load an MRI" in harness.message
+    assert not harness.looks_wrong
+
+
+def test_one_click_from_a_loaded_volume_to_a_segmentation(harness, volume):
+    harness.panel.preselect()
+    assert harness.parameters.inputVolume is volume
+    assert harness.ui.applyButton.isEnabled()
+    assert harness.message == ""
+    harness.apply()
+    assert harness.ui.applyButton.text() == "Cancel"
+    assert harness.ui.progressBar.isVisible()
+    assert not harness.ui.inputSection.isEnabled()
+    harness.wait_for_end()
+    assert "4 structures segmented" in harness.message
+    assert not harness.looks_wrong
+    assert not harness.ui.progressBar.isVisible()
+    assert harness.ui.inputSection.isEnabled()
+    output = harness.parameters.outputSegmentation
+    assert output.GetSegmentation().GetNumberOfSegments() == 4
+    assert output.GetNodeReference("referenceImageGeometryRef") is volume
+
+
+def test_devices_are_listed_after_the_first_run(harness, volume):
+    assert [harness.ui.deviceSelector.itemText(i) for i in range(2)] == ["Automatic", "CPU"]
+    harness.panel.preselect()
+    harness.apply()
+    harness.wait(lambda: "threads" in harness.ui.deviceSelector.itemText(1))
+    assert harness.ui.deviceSelector.currentIndex() == 1
+
+
+def test_second_run_replaces_the_first_and_another_volume_gets_its_own(harness, scene, volume):
+    def run():
+        harness.apply()
+        harness.wait_for_end()
+        return harness.parameters.outputSegmentation
+
+    harness.panel.preselect()
+    first = run()
+    assert run() is first
+    harness.parameters.inputVolume = add_volume(scene, blobs(1), MATRIX, "Other")
+    assert harness.parameters.outputSegmentation is None
+    assert harness.message == ""
+    second = run()
+    assert second is not first
+    assert scene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode") == 2
+
+
+def test_choosing_an_output_by_hand_is_respected(harness, scene, volume):
+    harness.panel.preselect()
+    harness.apply()
+    harness.wait_for_end()
+    other = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "Mine")
+    harness.parameters.outputSegmentation = other
+    harness.apply()
+    harness.wait_for_end()
+    assert harness.parameters.outputSegmentation is other
+
+
+def test_cancel(harness, scene, volume):
+    harness.panel.preselect()
+    harness.apply()
+    harness.apply()
+    assert not harness.ui.applyButton.isEnabled()
+    assert "Cancelling" in harness.ui.progressBar.format()
+    harness.wait_for_end()
+    assert "cancelled" in harness.message
+    assert not harness.looks_wrong
+    assert scene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode") == 0
+
+
+def test_bad_volume_is_a_message_that_goes_with_the_next_choice(harness, scene, qt):
+    harness.parameters.inputVolume = add_volume(scene, np.ones((8, 8, 8)), MATRIX, "Flat")
+    harness.apply()
+    harness.wait_for_end()
+    assert "Flat" in harness.message
+    assert harness.looks_wrong
+    assert harness.ui.copyMessageButton.isVisible()
+    harness.ui.copyMessageButton.click()
+    assert qt.QApplication.clipboard().text() == harness.message
+    harness.parameters.inputVolume = add_volume(scene, blobs(), MATRIX, "Scan")
+    assert harness.message == ""
+    assert not harness.looks_wrong
+    assert not harness.ui.copyMessageButton.isVisible()
+
+
+def test_volume_with_invalid_voxels_needs_the_check_box(harness, scene):
+    array = blobs().astype(np.float32)
+    array[1, 2, 3] = np.nan
+    harness.parameters.inputVolume = add_volume(scene, array, MATRIX, "Holes")
+    harness.apply()
+    harness.wait_for_end()
+    assert "not finite" in harness.message
+    harness.parameters.replaceNonFinite = True
+    harness.apply()
+    harness.wait_for_end()
+    assert "4 structures" in harness.message
+
+
+def test_volume_that_is_removed_during_the_run(harness, scene, volume):
+    harness.panel.preselect()
+    harness.apply()
+    harness.parameters.inputVolume = None
+    scene.RemoveNode(volume)
+    harness.wait(lambda: harness.ui.applyButton.text() == "Apply")
+    assert "no longer in the scene" in harness.message
+    assert not harness.ui.applyButton.isEnabled()
+    assert scene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode") == 0
+
+
+def test_scene_that_closes_during_the_run(harness, scene, volume):
+    harness.panel.preselect()
+    harness.apply()
+    harness.panel.cancel()
+    harness.panel.set_parameters(None)
+    scene.Clear()
+    harness.wait(lambda: harness.ui.applyButton.text() == "Apply")
+    assert scene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode") == 0
+
+
+def test_missing_installation_is_a_message(harness, volume, monkeypatch):
+    from MRFUNetSegmentationLib.gui.torch_installation import InstallationError
+
+    def refuse():
+        raise InstallationError("PyTorch was not installed.")
+
+    monkeypatch.setattr(harness.panel._controller, "_install", refuse)
+    harness.panel.preselect()
+    harness.apply()
+    assert harness.message == "PyTorch was not installed."
+    assert harness.ui.applyButton.isEnabled()
+
+
+def choose(harness, selector, index):
+    selector.setCurrentIndex(index)
+    selector.activated.emit(index)
+
+
+def test_choosing_a_device(harness):
+    choose(harness, harness.ui.deviceSelector, 0)
+    assert harness.parameters.device == "auto"
+    assert harness.ui.deviceSelector.currentIndex() == 0
+
+
+def test_loading_a_checkpoint_file(harness, tiny_checkpoint, tmp_path, monkeypatch):
+    copy = tmp_path / "copy.safetensors"
+    copy.write_bytes(tiny_checkpoint.read_bytes())
+    selector, answers = harness.ui.modelSelector, [str(copy), ""]
+    dialog = types.SimpleNamespace(getOpenFileName=lambda *_: answers.pop(0))
+    monkeypatch.setattr(sys.modules["qt"], "QFileDialog", dialog)
+    last = selector.count() - 1
+    assert selector.itemText(last).startswith("Load checkpoint")
+    choose(harness, selector, last)
+    assert harness.parameters.model == str(copy)
+    assert "copy.safetensors" in selector.currentText()
+    assert "grey matter" in harness.ui.modelDescription.text()
+    # Leaving the dialog without a file changes nothing.
+    choose(harness, selector, selector.count() - 1)
+    assert answers == []
+    assert harness.parameters.model == str(copy)
+    assert "copy.safetensors" in selector.currentText()
+
+
+def test_choosing_a_model_of_the_list(harness, tiny_checkpoint, monkeypatch):
+    harness.parameters.model = "/no/such.safetensors"
+    assert "/no/such.safetensors" in harness.message
+    assert harness.looks_wrong
+    assert harness.ui.modelDescription.isHidden()
+    harness.panel._model_section._files.append(str(tiny_checkpoint))
+    harness.panel.refresh()
+    index = harness.panel._model_section._models.index(str(tiny_checkpoint))
+    choose(harness, harness.ui.modelSelector, index)
+    assert harness.parameters.model == str(tiny_checkpoint)
+    assert not harness.looks_wrong
+
+
+def luminance(color) -> float:
+    """Relative luminance as in the Web Content Accessibility Guidelines."""
+    channels = [color.redF(), color.greenF(), color.blueF()]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("background", ["#f0f0f0", "#353535"])
+def test_errors_are_readable_in_light_and_dark(harness, qt, background):
+    before = qt.QApplication.palette()
+    qt.QApplication.setPalette(qt.QPalette(qt.QColor(background)))
+    try:
+        harness.parameters.model = "/no/such.safetensors"
+    finally:
+        qt.QApplication.setPalette(before)
+    text = qt.QColor(harness.ui.messageLabel.styleSheet().split()[-1])
+    dark, light = sorted([luminance(text), luminance(qt.QColor(background))])
+    assert (light + 0.05) / (dark + 0.05) >= 4.5
+
+
+def test_timer_runs_only_during_a_run(harness, volume):
+    assert not harness.panel._timer.isActive()
+    harness.panel.preselect()
+    harness.apply()
+    assert harness.panel._timer.isActive()
+    harness.wait_for_end()
+    harness.wait(lambda: not harness.panel._timer.isActive(), 2)

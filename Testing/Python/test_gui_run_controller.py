@@ -1,0 +1,183 @@
+"""The panel's run, from installation to result, with a logic that does what each test needs."""
+
+import types
+
+import pytest
+from MRFUNetSegmentationLib.errors import Cancelled, InputError, WorkerError
+from MRFUNetSegmentationLib.gui.run_controller import RunController
+
+DEVICES = {"devices": [], "why_no_gpu": "no driver.", "torch": "2.9.0"}
+
+
+class FakeRun:
+    def __init__(self, on_progress):
+        self.state, self.error, self.result, self.outputNode = "running", None, None, None
+        self.on_progress = on_progress
+        self.cancelled = False
+        self.next_steps = []
+
+    def poll(self):
+        if self.next_steps:
+            self.next_steps.pop(0)()
+
+    def cancel(self):
+        self.cancelled = True
+
+    def finish(self):
+        card = types.SimpleNamespace(segments=("a", "b", "c"))
+        self.result = types.SimpleNamespace(card=card, device="cpu", warnings=["Thick slices."])
+        self.outputNode = "segmentation"
+        self.state = "done"
+
+    def fail(self, error):
+        self.error = error
+        self.state = "cancelled" if isinstance(error, Cancelled) else "failed"
+
+
+class FakeLogic:
+    def __init__(self):
+        self.runs, self.calls, self.ended = [], [], False
+        self.job = types.SimpleNamespace(state="running", result=None, poll=lambda: None)
+        self.worker = types.SimpleNamespace(request_devices=lambda: self.job)
+
+    def segment(self, volume, *, waitForCompletion, onProgress, **options):  # noqa: N803
+        assert waitForCompletion is False
+        self.calls.append((volume, options))
+        self.runs.append(FakeRun(onProgress))
+        return self.runs[-1]
+
+    def cleanup(self):
+        self.ended = True
+
+
+@pytest.fixture
+def logic():
+    return FakeLogic()
+
+
+@pytest.fixture
+def results():
+    return []
+
+
+@pytest.fixture
+def controller(logic, results):
+    return RunController(logic, install=lambda: None, on_result=results.append)
+
+
+def test_run_that_succeeds(controller, logic, results):
+    assert not controller.active
+    controller.start("scan", model="brain-tissue", device="cpu")
+    assert logic.calls == [("scan", {"model": "brain-tissue", "device": "cpu"})]
+    assert controller.running
+    assert controller.progress.fraction == 0
+    (run,) = logic.runs
+    run.next_steps = [lambda: run.on_progress("U-Net", 0.5), run.finish]
+    controller.poll()
+    assert (controller.progress.stage, controller.progress.fraction) == ("U-Net", 0.5)
+    assert results == []
+    controller.poll()
+    assert not controller.running
+    assert controller.progress is None
+    assert results == ["segmentation"]
+    assert controller.outcome.text.startswith("3 structures segmented")
+    assert "Thick slices." in controller.outcome.text
+
+
+def test_devices_are_asked_after_the_first_success_only(controller, logic):
+    controller.start("scan")
+    logic.runs[0].next_steps = [logic.runs[0].finish]
+    controller.poll()
+    assert controller.worker_busy
+    assert controller.active
+    controller.poll()
+    assert controller.devices is None
+    logic.job.state, logic.job.result = "done", DEVICES
+    controller.poll()
+    assert controller.devices == DEVICES
+    assert not controller.active
+    controller.start("scan")
+    logic.runs[1].next_steps = [logic.runs[1].finish]
+    controller.poll()
+    assert not controller.worker_busy
+
+
+@pytest.mark.parametrize("error", [InputError("Constant."), Cancelled()])
+def test_run_that_ends_without_result(controller, logic, results, error, caplog):
+    controller.start("scan")
+    logic.runs[0].next_steps = [lambda: logic.runs[0].fail(error)]
+    controller.poll()
+    assert not controller.active
+    assert results == []
+    assert controller.outcome.text == str(error)
+    assert controller.outcome.is_error == (not isinstance(error, Cancelled))
+    assert (str(error) in caplog.text) == controller.outcome.is_error
+
+
+def test_error_at_start_becomes_the_outcome(controller, logic):
+    def refuse(volume, **options):
+        raise InputError("No voxels.")
+
+    logic.segment = refuse
+    controller.start("scan")
+    assert not controller.active
+    assert controller.outcome.text == "No voxels."
+
+
+def test_nothing_starts_when_the_installation_fails(logic, results):
+    def install():
+        raise WorkerError("PyTorch was not installed.")
+
+    controller = RunController(logic, install, results.append)
+    controller.start("scan")
+    assert logic.calls == []
+    assert controller.outcome.text == "PyTorch was not installed."
+
+
+def test_next_start_forgets_the_outcome(controller, logic):
+    controller.start("scan")
+    logic.runs[0].next_steps = [lambda: logic.runs[0].fail(InputError("Constant."))]
+    controller.poll()
+    controller.start("scan")
+    assert controller.outcome is None
+
+
+def test_unexpected_error_ends_the_run_and_is_logged(controller, logic, caplog):
+    controller.start("scan")
+    logic.runs[0].next_steps = [lambda: [][1]]
+    controller.poll()
+    assert not controller.active
+    assert "IndexError" in controller.outcome.text
+    assert "Traceback" in caplog.text
+
+
+def test_cancel(controller, logic):
+    controller.cancel()  # nothing to cancel, nothing happens
+    assert controller.outcome is None
+    controller.start("scan")
+    (run,) = logic.runs
+    run.on_progress("U-Net", 0.5)
+    controller.cancel()
+    assert run.cancelled
+    assert controller.progress.cancelling
+    run.on_progress("U-Net", 0.6)
+    assert controller.progress.cancelling
+
+
+def test_close_ends_the_worker(controller, logic):
+    controller.start("scan")
+    controller.close()
+    assert logic.ended
+    assert not controller.active
+
+
+def test_devices_that_cannot_be_asked_leave_the_outcome(controller, logic):
+    def refuse():
+        raise WorkerError("Busy.")
+
+    logic.worker.request_devices = refuse
+    controller.start("scan")
+    logic.runs[0].next_steps = [logic.runs[0].finish]
+    controller.poll()
+    assert not controller.outcome.is_error
+    assert not controller.active

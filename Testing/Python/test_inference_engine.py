@@ -1,0 +1,252 @@
+"""The engine: any volume in, a label map on exactly its grid out."""
+
+import itertools
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+from MRFUNetSegmentationLib.checkpoints.load import load_checkpoint
+from MRFUNetSegmentationLib.errors import Cancelled, DeviceError, InputError
+from MRFUNetSegmentationLib.inference import engine
+from MRFUNetSegmentationLib.inference.devices import (
+    describe_devices,
+    resolve_device,
+    why_no_gpu,
+)
+from MRFUNetSegmentationLib.inference.engine import Segmenter
+from MRFUNetSegmentationLib.inference.volume import Geometry, Volume
+
+needs_no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without GPU")
+
+
+def head(shape=(20, 24, 22), seed=0) -> np.ndarray:
+    """A smooth random image, so that all classes of the random network have some room."""
+    coarse = torch.rand(1, 1, 5, 5, 5, generator=torch.Generator().manual_seed(seed))
+    smooth = torch.nn.functional.interpolate(coarse, size=shape, mode="trilinear")
+    return smooth[0, 0].numpy() * 1000
+
+
+def geometry(array: np.ndarray, spacing=(8.0, 8.0, 8.0), **place) -> Geometry:
+    return Geometry(array.shape[::-1], spacing, **place)
+
+
+@pytest.fixture
+def segmenter(tiny_checkpoint) -> Segmenter:
+    return Segmenter(load_checkpoint(tiny_checkpoint), "cpu")
+
+
+def test_labels_lie_on_the_volumes_grid(segmenter):
+    array = head((17, 30, 25))
+    place = geometry(
+        array, (5.0, 7.5, 11.0), origin=(1, 2, 3), direction=(0, 0, 1, 1, 0, 0, 0, 1, 0)
+    )
+    result = segmenter.segment(Volume(array, place))
+    assert result.labels.shape == array.shape
+    assert result.labels.dtype == np.uint8
+    assert result.geometry == place
+    assert len(np.unique(result.labels)) >= 3
+    assert result.device.startswith("cpu")
+    assert sum(result.timings.values()) > 0
+
+
+def test_labels_are_the_most_probable_class_of_the_network(segmenter):
+    """On the model's own grid nothing is interpolated: compare with the network itself."""
+    array = head()
+    array[0] = 0  # background
+    place = geometry(array, direction=(-1, 0, 0, 0, -1, 0, 0, 0, 1))  # right, anterior, superior
+    labels = segmenter.segment(Volume(array, place)).labels
+    image = torch.from_numpy(array).permute(2, 1, 0)
+    low, high = torch.quantile(image[image > 0], torch.tensor([0.005, 0.995]))
+    image = ((image - low) / (high - low)).clamp(0, 1)
+    with torch.no_grad():
+        posterior = segmenter.network(image[None, None])[0]
+    agreement = (posterior.argmax(0).permute(2, 1, 0).numpy() == labels).mean()
+    assert agreement > 0.999
+
+
+@pytest.mark.parametrize("axes", list(itertools.permutations(range(3))))
+@pytest.mark.parametrize("flips", [(), (0,), (2,), (0, 1, 2)])
+def test_storage_order_does_not_matter(segmenter, axes, flips):
+    """The same head stored along other axes, left-handed ones too, gives the same labels."""
+    image = sitk.GetImageFromArray(head((14, 24, 19)))
+    image.SetSpacing((8, 7, 9))
+    expected = segmenter.segment(Volume.from_image(image)).labels
+    stored = sitk.PermuteAxes(image, axes)
+    stored = sitk.Flip(stored, [a in flips for a in range(3)])
+    labels = segmenter.segment(Volume.from_image(stored)).labels
+    result = Geometry.from_image(stored).apply_to(sitk.GetImageFromArray(labels))
+    back = sitk.PermuteAxes(
+        sitk.Flip(result, [a in flips for a in range(3)]), [axes.index(a) for a in range(3)]
+    )
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(back), expected)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "int16", "uint16", "int32", "int64", "float64"])
+def test_every_voxel_type(segmenter, dtype):
+    array = (head() / 8).astype(np.int8)
+    expected = segmenter.segment(Volume(array.astype(np.float32), geometry(array))).labels
+    labels = segmenter.segment(Volume(array.astype(dtype), geometry(array))).labels
+    np.testing.assert_array_equal(labels, expected)
+
+
+@pytest.mark.parametrize("change", [lambda a: a * 1e300, lambda a: a * 1e-30, lambda a: a + 1e7])
+def test_scale_and_offset_of_intensities_do_not_matter(segmenter, change):
+    array = head().round().astype(np.float64)
+    expected = segmenter.segment(Volume(array, geometry(array))).labels
+    labels = segmenter.segment(Volume(change(array), geometry(array))).labels
+    assert (labels == expected).mean() > 0.999
+
+
+def test_background_around_the_head_changes_nothing_inside(segmenter):
+    array = head() + 200
+    padded = np.pad(array, 24)
+    wide = np.pad(padded, 12)
+    labels = segmenter.segment(Volume(padded, geometry(padded))).labels
+    in_wide = segmenter.segment(Volume(wide, geometry(wide))).labels
+    np.testing.assert_array_equal(in_wide[12:-12, 12:-12, 12:-12], labels)
+    assert (in_wide[:12] == 0).all()
+
+
+def test_volume_smaller_than_the_network_needs_is_padded(segmenter):
+    array = head((8, 9, 30))
+    assert segmenter.segment(Volume(array, geometry(array, (8, 8, 8)))).labels.shape == (8, 9, 30)
+
+
+def test_too_small_for_the_network(segmenter):
+    array = head((10, 20, 20))
+    with pytest.raises(InputError, match=r"covers only .* mm") as caught:
+        segmenter.segment(Volume(array, geometry(array, (8, 8, 1))))
+    assert "at least 8" in str(caught.value)
+
+
+def test_tiles_agree_with_the_whole(segmenter, tiny_checkpoint):
+    array = head((150, 140, 130))
+    volume = Volume(array, geometry(array))
+    whole = segmenter.segment(volume)
+    tiled = Segmenter(load_checkpoint(tiny_checkpoint), "cpu", whole_voxels=100**3).segment(volume)
+    np.testing.assert_array_equal(whole.labels, tiled.labels)
+
+
+def test_out_of_memory_steps_down_and_says_so(segmenter, monkeypatch):
+    array = head((150, 140, 130))
+    volume = Volume(array, geometry(array))
+    expected = segmenter.segment(volume)
+    original, sizes = segmenter.network.logits, []
+
+    def scarce(image):
+        sizes.append(image.numel())
+        if image.numel() > 1_600_000:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return original(image)
+
+    monkeypatch.setattr(segmenter.network, "logits", scarce)
+    result = segmenter.segment(volume)
+    assert sizes[0] > 1_600_000
+    assert any("smaller tiles" in w for w in result.warnings)
+    monkeypatch.setattr(segmenter.network, "logits", original)
+    assert segmenter.segment(volume).warnings == []  # the next run starts afresh
+    assert (result.labels == expected.labels).mean() > 0.9995
+
+
+def test_out_of_memory_everywhere(segmenter, monkeypatch):
+    def none_left(image):
+        raise torch.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr(segmenter.network, "logits", none_left)
+    with pytest.raises(InputError, match="too little memory"):
+        segmenter.segment(Volume(head(), geometry(head())))
+
+
+def test_other_errors_are_not_taken_for_memory(segmenter, monkeypatch):
+    def broken(image):
+        raise RuntimeError("a defect")
+
+    monkeypatch.setattr(segmenter.network, "logits", broken)
+    with pytest.raises(RuntimeError, match="a defect"):
+        segmenter.segment(Volume(head(), geometry(head())))
+
+
+def test_progress_rises_to_one_through_all_stages(segmenter):
+    seen = []
+    segmenter.segment(Volume(head(), geometry(head())), lambda *step: seen.append(step))
+    fractions = [f for _, f in seen]
+    assert fractions == sorted(fractions)
+    assert fractions[0] == 0
+    assert fractions[-1] == 1
+    stages = list(dict.fromkeys(stage for stage, _ in seen))
+    assert stages == [engine.RESAMPLING, engine.UNET, engine.MEAN_FIELD, engine.BACK]
+
+
+@pytest.mark.parametrize("stage", [engine.RESAMPLING, engine.UNET, engine.MEAN_FIELD, engine.BACK])
+def test_cancel_in_every_stage(segmenter, stage):
+    current = []
+    with pytest.raises(Cancelled):
+        segmenter.segment(
+            Volume(head(), geometry(head())),
+            lambda name, fraction: current.append(name),
+            lambda: bool(current) and current[-1] == stage,
+        )
+    assert current[-1] == stage
+
+
+def test_cancel_is_honoured_within_a_second(segmenter):
+    array = head((200, 200, 200))
+    asked = []
+
+    def cancelled() -> bool:
+        asked.append(time.monotonic())
+        return False
+
+    segmenter.segment(Volume(array, geometry(array)), cancelled=cancelled)
+    assert max(np.diff(asked)) < 5  # a tile or a second; the machine may be busy
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:x", "", "cpu:0", "CUDA"])
+def test_unknown_device(name):
+    with pytest.raises(DeviceError, match="Choose auto, cpu, cuda"):
+        resolve_device(name)
+
+
+@needs_no_gpu
+@pytest.mark.parametrize("name", ["cuda", "cuda:0", "cuda:7"])
+def test_device_that_is_not_there(name):
+    with pytest.raises(DeviceError, match="not available"):
+        resolve_device(name)
+
+
+@needs_no_gpu
+def test_machine_without_gpu_says_why():
+    assert [d["id"] for d in describe_devices()] == ["cpu"]
+    assert why_no_gpu()
+    assert resolve_device("auto") == torch.device("cpu")
+
+
+def test_memory_of_a_whole_head():
+    """256^3 voxels at 1 mm with a network of the shipped size: below 6 GB resident."""
+    program = """
+import resource, numpy as np, torch
+from pathlib import Path
+from MRFUNetSegmentationLib.checkpoints.load import Checkpoint, build_network
+from MRFUNetSegmentationLib.inference.engine import Segmenter
+from MRFUNetSegmentationLib.inference.volume import Geometry, Volume
+from MRFUNetSegmentationLib.training.card import trained_card
+from MRFUNetSegmentationLib.training import config
+path = Path(config.__file__).with_name("configs") / "brain-tissue.toml"
+card = trained_card(config.load_config(path), 0, {})
+card.architecture["iterations"] = 2
+checkpoint = Checkpoint(build_network(card).eval(), card, Path("x"), "")
+array = np.random.default_rng(0).random((256, 256, 256), dtype=np.float32)
+Segmenter(checkpoint, "cpu").segment(Volume(array, Geometry((256, 256, 256), (1, 1, 1))))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)
+"""
+    if sys.platform != "linux":
+        pytest.skip("resident memory is read the Linux way")
+    setup = f"import sys; sys.path[:0] = {[p for p in sys.path if p]}\n"
+    run = subprocess.run(
+        [sys.executable, "-c", setup + program], check=True, capture_output=True, text=True
+    )
+    assert float(run.stdout) < 6.0

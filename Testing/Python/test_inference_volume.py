@@ -1,0 +1,173 @@
+"""Bad input: each defect of a volume or a file has its own clear error."""
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from MRFUNetSegmentationLib.errors import InputError
+from MRFUNetSegmentationLib.inference.image_files import read_volume_file
+from MRFUNetSegmentationLib.inference.volume import Geometry, Volume
+
+SHAPE = (10, 11, 12)
+
+
+def noise(shape=SHAPE) -> np.ndarray:
+    return np.random.default_rng(0).random(shape).astype(np.float32)
+
+
+def refused(call, *words):
+    with pytest.raises(InputError) as caught:
+        call()
+    for word in words:
+        assert word in str(caught.value)
+
+
+@pytest.fixture
+def save(tmp_path):
+    def write(image: sitk.Image, name: str = "image.nii.gz"):
+        path = tmp_path / name
+        sitk.WriteImage(image, str(path))
+        return path
+
+    return write
+
+
+def test_2d(save):
+    path = save(sitk.GetImageFromArray(noise((20, 30))), "slice.mha")
+    refused(lambda: read_volume_file(path), str(path), "2D (30 x 20 pixels)", "3D volume")
+
+
+def test_4d(save):
+    series = sitk.JoinSeries([sitk.GetImageFromArray(noise())] * 3)
+    path = save(series)
+    refused(lambda: read_volume_file(path), "4 dimensions (12 x 11 x 10 x 3)", "one time point")
+
+
+def test_4d_of_one_time_point_is_a_volume(save):
+    path = save(sitk.JoinSeries([sitk.GetImageFromArray(noise())]))
+    assert read_volume_file(path).array.shape == SHAPE
+
+
+def test_several_components(save):
+    path = save(sitk.GetImageFromArray(noise((*SHAPE, 3)), isVector=True), "rgb.nrrd")
+    refused(lambda: read_volume_file(path), "3 components", "one component")
+
+
+@pytest.mark.parametrize("name", ["image.nii.gz", "image.nii", "image.nrrd", "image.mha"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_voxels_that_are_not_finite(save, value, name):
+    array = noise()
+    array[1, 2, 3] = array[4, 5, 6] = value
+    path = save(sitk.GetImageFromArray(array), name)
+    refused(
+        lambda: read_volume_file(path), "2 of 1320 voxels are not finite", "--replace-non-finite"
+    )
+    replaced = read_volume_file(path, replace_non_finite=True).array
+    assert np.isfinite(replaced).all()
+    finite = np.isfinite(array)
+    np.testing.assert_array_equal(replaced[finite], array[finite])
+
+
+def test_nothing_finite(save):
+    path = save(sitk.GetImageFromArray(np.full(SHAPE, np.nan, np.float32)), "nan.nrrd")
+    refused(lambda: read_volume_file(path, replace_non_finite=True), "1320 of 1320")
+
+
+def test_constant_image(save):
+    path = save(sitk.GetImageFromArray(np.full(SHAPE, 7, np.int16)))
+    refused(lambda: read_volume_file(path), "same value (7)")
+
+
+def test_too_few_voxels(save):
+    path = save(sitk.GetImageFromArray(noise((3, 40, 40))))
+    refused(lambda: read_volume_file(path), "40 x 40 x 3 voxels", "at least 8")
+
+
+@pytest.mark.parametrize("spacing", [0.0, -1.0, float("nan"), float("inf")])
+def test_spacing(spacing):
+    geometry = Geometry((12, 11, 10), (1.0, spacing, 1.0))
+    refused(lambda: Volume(noise(), geometry), "spacing", "above 0")
+
+
+def test_axes_that_are_not_independent():
+    geometry = Geometry((12, 11, 10), (1, 1, 1), (0, 0, 0), (1, 0, 0, 1, 0, 0, 0, 0, 1))
+    refused(lambda: Volume(noise(), geometry), "axes")
+
+
+def test_complex_numbers():
+    refused(
+        lambda: Volume(noise().astype(np.complex64), Geometry((12, 11, 10), (1, 1, 1))),
+        "complex64",
+        "magnitude",
+    )
+
+
+def test_missing_file(tmp_path):
+    refused(lambda: read_volume_file(tmp_path / "none.nii"), "no such file")
+
+
+@pytest.mark.parametrize("name", ["text.nii.gz", "text.nrrd", "text.mha", "text.dcm", "text"])
+def test_no_image(tmp_path, name):
+    path = tmp_path / name
+    path.write_text("no image " * 100)
+    refused(lambda: read_volume_file(path), str(path), "cannot be read")
+
+
+def test_truncated_file(save, tmp_path):
+    whole = save(sitk.GetImageFromArray(noise((40, 40, 40))), "whole.nrrd")
+    path = tmp_path / "half.nrrd"
+    path.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    refused(lambda: read_volume_file(path), str(path), "cannot be read")
+
+
+def test_empty_folder(tmp_path):
+    refused(lambda: read_volume_file(tmp_path), "no DICOM series")
+
+
+def write_dicom(folder, array: np.ndarray, positions, series: str) -> None:
+    """Write an axial series, a file for each slice, as scanners and archives do."""
+    folder.mkdir(exist_ok=True)
+    writer = sitk.ImageFileWriter()
+    writer.KeepOriginalImageUIDOn()
+    for n, z in enumerate(positions):
+        image = sitk.GetImageFromArray(array[n])
+        image.SetSpacing((0.9, 0.8))
+        tags = {
+            "0008|0060": "MR",
+            "0008|0016": "1.2.840.10008.5.1.4.1.1.4",
+            "0008|0018": f"{series}.{n}",
+            "0020|000d": "1.2.3.4",
+            "0020|000e": series,
+            "0020|0013": str(n),
+            "0020|0032": f"-10\\-20\\{z}",
+            "0020|0037": "1\\0\\0\\0\\1\\0",
+            "0018|0050": "2.0",
+        }
+        for tag, value in tags.items():
+            image.SetMetaData(tag, value)
+        writer.SetFileName(str(folder / f"{series}-{n}.dcm"))
+        writer.Execute(image)
+
+
+def test_dicom_series(tmp_path):
+    array = np.random.default_rng(0).integers(0, 900, SHAPE, dtype=np.int16)
+    write_dicom(tmp_path / "d", array, [2.0 * n for n in range(10)], "1.2.3.5")
+    volume = read_volume_file(tmp_path / "d")
+    np.testing.assert_array_equal(volume.array, array)
+    assert volume.geometry.spacing == pytest.approx((0.9, 0.8, 2.0))
+    assert volume.geometry.origin == pytest.approx((-10, -20, 0))
+
+
+def test_dicom_series_with_a_missing_slice(tmp_path):
+    array = np.random.default_rng(0).integers(0, 900, SHAPE, dtype=np.int16)
+    positions = [2.0 * n + (2.0 if n > 5 else 0.0) for n in range(10)]
+    write_dicom(tmp_path / "d", array, positions, "1.2.3.5")
+    refused(lambda: read_volume_file(tmp_path / "d"), "4.00 mm instead of 2.00 mm after slice 6")
+
+
+def test_folder_of_two_series(tmp_path):
+    array = np.random.default_rng(0).integers(0, 900, SHAPE, dtype=np.int16)
+    for series in ("1.2.3.5", "1.2.3.6"):
+        write_dicom(tmp_path / "d", array, [2.0 * n for n in range(10)], series)
+    refused(lambda: read_volume_file(tmp_path / "d"), "2 series", "1.2.3.5 (10 files)", "1.2.3.6")
+    assert read_volume_file(tmp_path / "d", "1.2.3.6").array.shape == SHAPE
+    refused(lambda: read_volume_file(tmp_path / "d", "9"), "no series 9", "1.2.3.5")

@@ -1,0 +1,375 @@
+"""Export of segmentations to label map nodes and files: class k is always value k."""
+
+import os
+from pathlib import Path
+from zlib import crc32
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+slicer = pytest.importorskip("slicer")
+
+from MRFUNetSegmentationLib.errors import InputError, OutputError  # noqa: E402
+from MRFUNetSegmentationLib.mrml import export  # noqa: E402
+from MRFUNetSegmentationLib.mrml.export import (  # noqa: E402
+    export_file,
+    export_labelmap_node,
+    read_labels,
+)
+from MRFUNetSegmentationLib.mrml.geometry import ijk_to_ras  # noqa: E402
+from MRFUNetSegmentationLib.mrml.segmentations import write_segmentation  # noqa: E402
+from MRFUNetSegmentationLib.mrml.volumes import voxels  # noqa: E402
+from mrml_scene import (  # noqa: E402
+    CLASSES,
+    LEFT_HANDED,
+    OBLIQUE,
+    add_volume,
+    phantom,
+    put_under_linear_transform,
+    put_under_warp,
+    rotation,
+)
+
+
+@pytest.fixture
+def volume(scene):
+    return add_volume(scene, phantom().astype(np.float32), OBLIQUE)
+
+
+@pytest.fixture
+def segmentation(volume):
+    return write_segmentation(phantom(), CLASSES, volume)
+
+
+def without(value: int) -> np.ndarray:
+    labels = phantom()
+    labels[labels == value] = 0
+    return labels
+
+
+def node_voxels(labelmap) -> np.ndarray:
+    return voxels(labelmap.GetImageData())
+
+
+# Values --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("empty", [1, 2, 3])
+def test_values_do_not_shift_when_a_class_is_empty(volume, tmp_path, empty):
+    node = write_segmentation(without(empty), CLASSES, volume)
+    np.testing.assert_array_equal(read_labels(node, volume, CLASSES), without(empty))
+    labelmap = export_labelmap_node(node, volume, CLASSES)
+    np.testing.assert_array_equal(node_voxels(labelmap), without(empty))
+    image = sitk.ReadImage(str(export_file(tmp_path / "out.nrrd", node, volume, CLASSES)))
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(image), without(empty))
+
+
+@pytest.mark.parametrize("removed", [1, 2, 3])
+def test_values_do_not_shift_when_the_user_removed_a_segment(volume, segmentation, removed):
+    segmentation.GetSegmentation().RemoveSegment(CLASSES[removed].segment_id)
+    np.testing.assert_array_equal(read_labels(segmentation, volume, CLASSES), without(removed))
+
+
+def test_no_segment_is_left(volume, segmentation):
+    segmentation.GetSegmentation().RemoveAllSegments()
+    assert not read_labels(segmentation, volume, CLASSES).any()
+
+
+def test_values_do_not_depend_on_order_and_names_of_segments(volume, segmentation):
+    segmentation.GetSegmentation().SetSegmentIndex("csf", 0)
+    segmentation.GetSegmentation().GetSegment("csf").SetName("Liquor")
+    np.testing.assert_array_equal(read_labels(segmentation, volume, CLASSES), phantom())
+
+
+def test_segments_of_the_user_are_left_out(volume, segmentation):
+    segment = slicer.vtkSegment()
+    segment.SetName("Mine")
+    image = slicer.vtkOrientedImageData()
+    image.DeepCopy(segmentation.GetBinaryLabelmapInternalRepresentation("csf"))
+    voxels(image)[:] = 1
+    segment.AddRepresentation("Binary labelmap", image)
+    segmentation.GetSegmentation().AddSegment(segment, "mine")
+    np.testing.assert_array_equal(read_labels(segmentation, volume, CLASSES), phantom())
+
+
+def test_edits_are_exported(volume, segmentation):
+    image = segmentation.GetBinaryLabelmapInternalRepresentation("csf")
+    voxels(image)[0, 0, :3] = 3
+    image.Modified()
+    expected = phantom()
+    expected[0, 0, :3] = 3
+    np.testing.assert_array_equal(read_labels(segmentation, volume, CLASSES), expected)
+
+
+def test_grid_of_another_volume(scene, segmentation):
+    # Every second voxel of the scan along i and k.
+    coarse = add_volume(
+        scene, np.zeros((7, 16, 9), np.float32), OBLIQUE @ np.diag([2, 1, 2, 1]), "Coarse"
+    )
+    np.testing.assert_array_equal(
+        read_labels(segmentation, coarse, CLASSES), phantom()[::2, :, ::2]
+    )
+
+
+# Label map nodes -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("matrix", [OBLIQUE, LEFT_HANDED])
+def test_label_map_node_lies_on_the_volume(scene, matrix):
+    volume = add_volume(scene, phantom().astype(np.float32), matrix)
+    transform = put_under_linear_transform(volume, rotation(30, 2))
+    node = write_segmentation(phantom(), CLASSES, volume)
+    labelmap = export_labelmap_node(node, volume, CLASSES)
+    np.testing.assert_array_equal(node_voxels(labelmap), phantom())
+    np.testing.assert_allclose(ijk_to_ras(labelmap), ijk_to_ras(volume))
+    assert labelmap.GetParentTransformNode() is transform
+
+
+def test_label_map_node_has_a_colour_table_with_the_classes(volume, segmentation):
+    labelmap = export_labelmap_node(segmentation, volume, CLASSES)
+    assert labelmap.GetName() == "Scan segmentation label map"
+    table = labelmap.GetDisplayNode().GetColorNode()
+    assert [table.GetColorName(k) for k in range(4)] == [c.name for c in CLASSES]
+    assert table.GetNumberOfColors() == 4
+    color = [0.0] * 4
+    table.GetColor(3, color)
+    np.testing.assert_allclose(color, [80 / 255, 180 / 255, 1, 1])
+    table.GetColor(0, color)
+    assert color[3] == 0
+    if hasattr(table, "GetTerminologyAsString"):
+        assert "SCT^389081007^Gray matter" in table.GetTerminologyAsString(1)
+
+
+def test_segmentation_from_the_exported_node_is_the_same(scene_logics, volume):
+    scene, logics = scene_logics
+    labels = without(1)
+    node = write_segmentation(labels, CLASSES, volume)
+    labelmap = export_labelmap_node(node, volume, CLASSES)
+    back = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "Back")
+    assert logics["Segmentations"].ImportLabelmapToSegmentationNode(labelmap, back)
+    names = [
+        back.GetSegmentation().GetSegment(s).GetName()
+        for s in back.GetSegmentation().GetSegmentIDs()
+    ]
+    assert names == ["White matter", "CSF"]
+
+
+def test_export_to_the_same_node_again(scene, volume, segmentation):
+    labelmap = export_labelmap_node(segmentation, volume, CLASSES)
+    count = scene.GetNumberOfNodes()
+    write_segmentation(without(2), CLASSES, volume, segmentation)
+    assert export_labelmap_node(segmentation, volume, CLASSES[:3], labelmap) is labelmap
+    assert scene.GetNumberOfNodes() == count
+    np.testing.assert_array_equal(node_voxels(labelmap), np.where(without(2) == 3, 0, without(2)))
+    table = labelmap.GetDisplayNode().GetColorNode()
+    names = [table.GetColorName(k) for k in range(table.GetNumberOfColors())]
+    assert names == ["Other", "Grey matter", "White matter"]
+
+
+def test_export_to_a_node_of_the_user_leaves_its_colour_table_alone(scene, volume, segmentation):
+    labelmap = scene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", "Target")
+    labelmap.CreateDefaultDisplayNodes()
+    table = scene.AddNewNodeByClass("vtkMRMLColorTableNode", "Of the user")
+    table.SetTypeToGrey()
+    labelmap.GetDisplayNode().SetAndObserveColorNodeID(table.GetID())
+    export_labelmap_node(segmentation, volume, CLASSES, labelmap)
+    assert labelmap.GetDisplayNode().GetColorNode() is not table
+    assert table.GetNumberOfColors() == 256
+    np.testing.assert_array_equal(node_voxels(labelmap), phantom())
+
+
+def fail_after(monkeypatch, step: str) -> None:
+    original = getattr(export, step)
+
+    def failing(*args):
+        original(*args)
+        raise MemoryError(step)
+
+    monkeypatch.setattr(export, step, failing)
+
+
+STEPS = ("read_labels", "_set_image", "_set_colours")
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_failure_leaves_no_new_nodes(scene, volume, segmentation, monkeypatch, step):
+    before = [scene.GetNthNode(i).GetID() for i in range(scene.GetNumberOfNodes())]
+    fail_after(monkeypatch, step)
+    with pytest.raises(MemoryError):
+        export_labelmap_node(segmentation, volume, CLASSES)
+    assert [scene.GetNthNode(i).GetID() for i in range(scene.GetNumberOfNodes())] == before
+
+
+def labelmap_state(labelmap) -> dict:
+    table = labelmap.GetDisplayNode().GetColorNode()
+    return {
+        "voxels": crc32(node_voxels(labelmap).tobytes()),
+        "matrix": ijk_to_ras(labelmap).tolist(),
+        "transform": labelmap.GetTransformNodeID(),
+        "table": (table.GetID(), table.GetName(), table.GetAttribute(export._COLOUR_TABLE)),
+        "names": [table.GetColorName(k) for k in range(table.GetNumberOfColors())],
+        "nodes": labelmap.GetScene().GetNumberOfNodes(),
+    }
+
+
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("own_table", [True, False])
+def test_failure_brings_the_old_label_map_back(
+    scene, volume, segmentation, monkeypatch, step, own_table
+):
+    labelmap = export_labelmap_node(segmentation, volume, CLASSES)
+    if not own_table:
+        labelmap.GetDisplayNode().GetColorNode().RemoveAttribute(export._COLOUR_TABLE)
+    labels = phantom()[:-1]
+    other = add_volume(scene, labels.astype(np.float32), LEFT_HANDED, "Other")
+    put_under_linear_transform(other, rotation(30, 2))
+    node = write_segmentation(labels, CLASSES, other)
+    before = labelmap_state(labelmap)
+    fail_after(monkeypatch, step)
+    with pytest.raises(MemoryError):
+        export_labelmap_node(node, other, CLASSES[:3], labelmap)
+    assert labelmap_state(labelmap) == before
+
+
+# Files ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nii", ".nrrd", ".mha"])
+@pytest.mark.parametrize("matrix", [OBLIQUE, LEFT_HANDED])
+def test_file_lies_on_the_volume(scene, tmp_path, suffix, matrix):
+    volume = add_volume(scene, phantom().astype(np.float32), matrix)
+    node = write_segmentation(phantom(), CLASSES, volume)
+    path = export_file(tmp_path / f"out{suffix}", node, volume, CLASSES)
+    image = sitk.ReadImage(str(path))
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(image), phantom())
+    assert image.GetPixelID() == sitk.sitkUInt8
+    for index in [(0, 0, 0), (17, 3, 13)]:
+        expected = (matrix @ [*index, 1])[:3] * [-1, -1, 1]
+        np.testing.assert_allclose(image.TransformIndexToPhysicalPoint(index), expected, atol=1e-4)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("put_under", [put_under_warp, None])
+def test_file_lies_on_the_volumes_file_whatever_its_transform(volume, tmp_path, put_under):
+    if put_under:
+        put_under(volume)
+    else:
+        put_under_linear_transform(volume, rotation(30, 2))
+    node = write_segmentation(phantom(), CLASSES, volume)
+    image = sitk.ReadImage(str(export_file(tmp_path / "out.nrrd", node, volume, CLASSES)))
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(image), phantom())
+    np.testing.assert_allclose(image.GetOrigin(), OBLIQUE[:3, 3] * [-1, -1, 1], atol=1e-6)
+
+
+def test_file_loads_onto_the_volume(load_volume, volume, segmentation, tmp_path):
+    loaded = load_volume(export_file(tmp_path / "out.nii.gz", segmentation, volume, CLASSES))
+    np.testing.assert_array_equal(node_voxels(loaded), phantom())
+    np.testing.assert_allclose(ijk_to_ras(loaded), OBLIQUE, atol=1e-4)
+
+
+def test_existing_file_is_replaced_only_when_allowed(volume, segmentation, tmp_path):
+    path = tmp_path / "out.nii.gz"
+    path.write_bytes(b"precious")
+    with pytest.raises(OutputError, match="exists"):
+        export_file(path, segmentation, volume, CLASSES)
+    assert path.read_bytes() == b"precious"
+    export_file(path, segmentation, volume, CLASSES, overwrite=True)
+    assert sitk.GetArrayFromImage(sitk.ReadImage(str(path))).max() == 3
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("error", [RuntimeError("\nWriter: no space left\n"), OSError("full")])
+def test_failed_write_leaves_the_existing_file(volume, segmentation, tmp_path, monkeypatch, error):
+    path = tmp_path / "out.nii.gz"
+    path.write_bytes(b"precious")
+
+    def half_written(image, name, **options):
+        Path(name).write_bytes(b"half")
+        raise error
+
+    monkeypatch.setattr(export.sitk, "WriteImage", half_written)
+    with pytest.raises(OutputError, match=r"out\.nii\.gz cannot be written \(.*(space|full)"):
+        export_file(path, segmentation, volume, CLASSES, overwrite=True)
+    assert path.read_bytes() == b"precious"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+def test_file_cut_short_without_an_error_is_noticed(
+    volume, segmentation, tmp_path, monkeypatch, suffix
+):
+    write = sitk.WriteImage
+
+    def cut_short(image, name, **options):
+        write(image, name, **options)
+        os.truncate(name, os.path.getsize(name) // 2)
+
+    monkeypatch.setattr(export.sitk, "WriteImage", cut_short)
+    with pytest.raises(OutputError, match="cannot be written"):
+        export_file(tmp_path / f"out{suffix}", segmentation, volume, CLASSES)
+    assert not list(tmp_path.iterdir())
+
+
+def test_interrupted_write_leaves_nothing(volume, segmentation, tmp_path, monkeypatch):
+    def interrupted(image, name, **options):
+        Path(name).write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(export.sitk, "WriteImage", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        export_file(tmp_path / "out.nrrd", segmentation, volume, CLASSES)
+    assert not list(tmp_path.iterdir())
+
+
+def test_folder_that_is_not_there(volume, segmentation, tmp_path):
+    with pytest.raises(OutputError, match="there is no folder"):
+        export_file(tmp_path / "missing" / "out.nii.gz", segmentation, volume, CLASSES)
+
+
+def test_folder_that_is_a_file(volume, segmentation, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="there is no folder"):
+        export_file(tmp_path / "file" / "out.nrrd", segmentation, volume, CLASSES)
+
+
+@pytest.mark.skipif(
+    not hasattr(os, "geteuid") or os.geteuid() == 0, reason="the superuser may write anywhere"
+)
+def test_folder_that_may_not_be_written_to(volume, segmentation, tmp_path):
+    tmp_path.chmod(0o500)
+    try:
+        with pytest.raises(OutputError, match="no permission"):
+            export_file(tmp_path / "out.nii.gz", segmentation, volume, CLASSES)
+    finally:
+        tmp_path.chmod(0o700)
+
+
+@pytest.mark.parametrize("name", ["out.txt", "out", ".nrrd", "out.nii.bz2", "out.NRRD"])
+def test_unknown_kind_of_file(volume, segmentation, tmp_path, name):
+    with pytest.raises(OutputError, match=r"must end with one of \.nii\.gz"):
+        export_file(tmp_path / name, segmentation, volume, CLASSES)
+    assert not list(tmp_path.iterdir())
+
+
+# What cannot be exported ---------------------------------------------------------------------
+
+
+def test_no_segmentation(volume):
+    with pytest.raises(InputError, match="No segmentation was chosen"):
+        read_labels(None, volume, CLASSES)
+
+
+def test_something_else_than_a_segmentation(volume):
+    with pytest.raises(InputError, match="Scan is not a segmentation"):
+        read_labels(volume, volume, CLASSES)
+
+
+def test_no_volume(segmentation):
+    with pytest.raises(InputError, match="No volume was chosen"):
+        read_labels(segmentation, None, CLASSES)
+
+
+def test_something_else_than_a_label_map(volume, segmentation):
+    with pytest.raises(InputError, match="Scan is not a label map"):
+        export_labelmap_node(segmentation, volume, CLASSES, volume)

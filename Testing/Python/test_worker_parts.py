@@ -1,0 +1,79 @@
+"""The worker's parts that need no process: messages and the private folder."""
+
+import os
+import tempfile
+
+import numpy as np
+import pytest
+from MRFUNetSegmentationLib import errors
+from MRFUNetSegmentationLib.inference.volume import Geometry
+from MRFUNetSegmentationLib.worker import folder, protocol
+
+
+def test_messages_survive_the_way():
+    geometry = Geometry((4, 5, 6), (1.0, np.float64(0.1), 3.0), (-1e-9, 2.0, 1 / 3))
+    request = protocol.Segment(
+        7, "v.npy", "l.npy", **vars(geometry), model="/Modèles/a.safetensors", device="cuda:1"
+    )
+    line = protocol.encode(request)
+    assert line.isascii() and line.count(b"\n") == 1
+    back = protocol.decode(line)
+    assert back.geometry == geometry
+    assert (back.job, back.model, back.device) == (7, "/Modèles/a.safetensors", "cuda:1")
+
+
+@pytest.mark.parametrize(
+    "line", [b"\n", b"hello\n", b"[1]\n", b'{"message": "Done"}\n', b'{"message": "X", "job": 1}\n']
+)
+def test_anything_else_is_no_message(line):
+    with pytest.raises(ValueError, match="not a message"):
+        protocol.decode(line)
+
+
+@pytest.mark.parametrize("kind", errors.MRFUNetError.__subclasses__())
+def test_errors_survive_the_way(kind):
+    error = kind() if kind is errors.Cancelled else kind("two\nlines, é")
+    back = protocol.decode(protocol.encode(protocol.Failed.of(1, error))).error()
+    assert type(back) is kind and str(back) == str(error)
+
+
+@pytest.fixture
+def temporary(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return tmp_path
+
+
+def leave_behind(temporary, name, age=3600):
+    stale = temporary / f"{folder.PREFIX}{name}"
+    stale.mkdir()
+    (stale / "volume-1.npy").write_bytes(b"voxels")
+    past = stale.stat().st_mtime - age
+    os.utime(stale, (past, past))
+    return stale
+
+
+def test_folders_of_the_dead_are_removed(temporary):
+    stale = leave_behind(temporary, "dead")
+    (stale / folder.LOG).write_bytes(b"log")
+    os.utime(stale, (0, 0))
+    mine = folder.create()
+    assert mine.is_dir() and not stale.exists()
+
+
+def test_folders_of_the_living_are_kept(temporary):
+    private = leave_behind(temporary, "living")
+    young = leave_behind(temporary, "young", age=0)
+    with folder.open_log(private):
+        os.utime(private, (0, 0))
+        folder.remove_stale()
+        assert (private / "volume-1.npy").exists() and young.is_dir()
+    folder.remove_stale()
+    assert not private.exists()
+
+
+def test_only_what_belongs_to_the_worker_is_deleted(temporary):
+    stale = leave_behind(temporary, "with something else")
+    (stale / "thesis.docx").write_bytes(b"years of work")
+    folder.remove(stale)
+    assert [p.name for p in stale.iterdir()] == ["thesis.docx"]
+    folder.remove(temporary / "does not exist")
