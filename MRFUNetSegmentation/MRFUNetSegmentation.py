@@ -100,10 +100,9 @@ class MRFUNetSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixi
             self.enter()
 
     def onNodesChanged(self, caller=None, event=None):
-        """Choose a volume that has been loaded, and forget one that has been removed."""
-        if not slicer.mrmlScene.IsBatchProcessing():
-            self.panel.preselect()
-            self.panel.refresh()
+        """Choose a volume that has been loaded, and notice that one has been removed."""
+        if self.parent.isEntered and not slicer.mrmlScene.IsBatchProcessing():
+            self.panel.follow_scene()
 
     def onParametersChanged(self, caller=None, event=None):
         """Show choices that were made here, in a script or by loading a scene."""

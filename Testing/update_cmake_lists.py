@@ -1,4 +1,4 @@
-"""Writes the lists of the module's files in its CMakeLists.txt: what is not listed is not packaged."""
+"""Writes the lists of the module's files in CMakeLists.txt: what is not listed is not packaged."""
 
 import re
 import subprocess

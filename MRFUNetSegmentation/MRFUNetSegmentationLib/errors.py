@@ -25,7 +25,7 @@ class WorkerError(MRFUNetError):
     """The process that computes ended or misbehaved; the message ends with its last log lines."""
 
 
-class Cancelled(MRFUNetError):
+class Cancelled(MRFUNetError):  # noqa: N818 - an outcome, not a fault
     """The user cancelled the run."""
 
     def __init__(self) -> None:

@@ -181,7 +181,19 @@ def test_volume_that_is_loaded_while_the_panel_is_open_is_chosen(widget, scene):
     volume = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode")
     widget.fire(scene.NodeAddedEvent)
     assert widget._parameterNode.inputVolume is volume
-    assert widget.ui.applyButton.toolTip() != ""
+    widget._parameterNode.inputVolume = None
+    scene.RemoveNode(volume)
+    widget.fire(scene.NodeRemovedEvent)
+    assert not widget.ui.applyButton.isEnabled()
+
+
+def test_volume_that_is_loaded_while_another_module_is_shown_is_chosen_on_return(widget, scene):
+    widget.parent.isEntered = False
+    volume = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode")
+    widget.fire(scene.NodeAddedEvent)
+    assert widget._parameterNode.inputVolume is None
+    widget.enter()
+    assert widget._parameterNode.inputVolume is volume
 
 
 def test_scene_close(widget, scene):

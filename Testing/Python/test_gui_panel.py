@@ -96,7 +96,7 @@ def test_empty_scene_says_what_to_do(harness):
 
 
 def test_one_click_from_a_loaded_volume_to_a_segmentation(harness, volume):
-    harness.panel.preselect()
+    harness.panel.follow_scene()
     assert harness.parameters.inputVolume is volume
     assert harness.ui.applyButton.isEnabled()
     assert harness.message == ""
@@ -116,7 +116,7 @@ def test_one_click_from_a_loaded_volume_to_a_segmentation(harness, volume):
 
 def test_devices_are_listed_after_the_first_run(harness, volume):
     assert [harness.ui.deviceSelector.itemText(i) for i in range(2)] == ["Automatic", "CPU"]
-    harness.panel.preselect()
+    harness.panel.follow_scene()
     harness.apply()
     harness.wait(lambda: "threads" in harness.ui.deviceSelector.itemText(1))
     assert harness.ui.deviceSelector.currentIndex() == 1
@@ -128,7 +128,7 @@ def test_second_run_replaces_the_first_and_another_volume_gets_its_own(harness, 
         harness.wait_for_end()
         return harness.parameters.outputSegmentation
 
-    harness.panel.preselect()
+    harness.panel.follow_scene()
     first = run()
     assert run() is first
     harness.parameters.inputVolume = add_volume(scene, blobs(1), MATRIX, "Other")
@@ -140,7 +140,7 @@ def test_second_run_replaces_the_first_and_another_volume_gets_its_own(harness, 
 
 
 def test_choosing_an_output_by_hand_is_respected(harness, scene, volume):
-    harness.panel.preselect()
+    harness.panel.follow_scene()
     harness.apply()
     harness.wait_for_end()
     other = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "Mine")
@@ -151,7 +151,7 @@ def test_choosing_an_output_by_hand_is_respected(harness, scene, volume):
 
 
 def test_cancel(harness, scene, volume):
-    harness.panel.preselect()
+    harness.panel.follow_scene()
     harness.apply()
     harness.apply()
     assert not harness.ui.applyButton.isEnabled()
@@ -191,7 +191,7 @@ def test_volume_with_invalid_voxels_needs_the_check_box(harness, scene):
 
 
 def test_volume_that_is_removed_during_the_run(harness, scene, volume):
-    harness.panel.preselect()
+    harness.panel.follow_scene()
     harness.apply()
     harness.parameters.inputVolume = None
     scene.RemoveNode(volume)
@@ -202,7 +202,7 @@ def test_volume_that_is_removed_during_the_run(harness, scene, volume):
 
 
 def test_scene_that_closes_during_the_run(harness, scene, volume):
-    harness.panel.preselect()
+    harness.panel.follow_scene()
     harness.apply()
     harness.panel.cancel()
     harness.panel.set_parameters(None)
@@ -218,7 +218,7 @@ def test_missing_installation_is_a_message(harness, volume, monkeypatch):
         raise InstallationError("PyTorch was not installed.")
 
     monkeypatch.setattr(harness.panel._controller, "_install", refuse)
-    harness.panel.preselect()
+    harness.panel.follow_scene()
     harness.apply()
     assert harness.message == "PyTorch was not installed."
     assert harness.ui.applyButton.isEnabled()
@@ -289,7 +289,7 @@ def test_errors_are_readable_in_light_and_dark(harness, qt, background):
 
 def test_timer_runs_only_during_a_run(harness, volume):
     assert not harness.panel._timer.isActive()
-    harness.panel.preselect()
+    harness.panel.follow_scene()
     harness.apply()
     assert harness.panel._timer.isActive()
     harness.wait_for_end()

@@ -11,6 +11,7 @@ import SimpleITK as sitk
 slicer = pytest.importorskip("slicer")
 
 from MRFUNetSegmentationLib.errors import InputError, OutputError  # noqa: E402
+from MRFUNetSegmentationLib.inference import image_files  # noqa: E402
 from MRFUNetSegmentationLib.mrml import export  # noqa: E402
 from MRFUNetSegmentationLib.mrml.export import (  # noqa: E402
     export_file,
@@ -288,7 +289,7 @@ def test_failed_write_leaves_the_existing_file(volume, segmentation, tmp_path, m
         Path(name).write_bytes(b"half")
         raise error
 
-    monkeypatch.setattr(export.sitk, "WriteImage", half_written)
+    monkeypatch.setattr(image_files.sitk, "WriteImage", half_written)
     with pytest.raises(OutputError, match=r"out\.nii\.gz cannot be written \(.*(space|full)"):
         export_file(path, segmentation, volume, CLASSES, overwrite=True)
     assert path.read_bytes() == b"precious"
@@ -305,7 +306,7 @@ def test_file_cut_short_without_an_error_is_noticed(
         write(image, name, **options)
         os.truncate(name, os.path.getsize(name) // 2)
 
-    monkeypatch.setattr(export.sitk, "WriteImage", cut_short)
+    monkeypatch.setattr(image_files.sitk, "WriteImage", cut_short)
     with pytest.raises(OutputError, match="cannot be written"):
         export_file(tmp_path / f"out{suffix}", segmentation, volume, CLASSES)
     assert not list(tmp_path.iterdir())
@@ -316,7 +317,7 @@ def test_interrupted_write_leaves_nothing(volume, segmentation, tmp_path, monkey
         Path(name).write_bytes(b"half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(export.sitk, "WriteImage", interrupted)
+    monkeypatch.setattr(image_files.sitk, "WriteImage", interrupted)
     with pytest.raises(KeyboardInterrupt):
         export_file(tmp_path / "out.nrrd", segmentation, volume, CLASSES)
     assert not list(tmp_path.iterdir())

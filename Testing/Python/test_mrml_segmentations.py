@@ -18,7 +18,6 @@ from MRFUNetSegmentationLib.mrml.segmentations import (  # noqa: E402
     BINARY_LABELMAP,
     CLASS_TAG,
     read_provenance,
-    terminology_entry,
     write_segmentation,
 )
 from MRFUNetSegmentationLib.mrml.volumes import read_volume, voxels  # noqa: E402
@@ -181,7 +180,7 @@ def test_segments_have_the_classes_ids_names_colours_and_meanings(scene, volume)
 
 def test_slicer_reads_the_terminology_and_writes_the_same(scene):
     logic = slicer.vtkSlicerTerminologiesModuleLogic()
-    text = terminology_entry(CLASSES[2].terminology)
+    text = CLASSES[2].terminology.slicer_entry()
     entry = slicer.vtkSlicerTerminologyEntry()
     assert logic.DeserializeTerminologyEntry(text, entry)
     assert entry.GetCategoryObject().GetCodeValue() == "123037004"
@@ -195,7 +194,7 @@ def test_separators_in_a_meaning_do_not_break_the_terminology(scene):
     odd = replace(terminology, type=replace(terminology.type, meaning="a~b^c|d"))
     entry = slicer.vtkSlicerTerminologyEntry()
     logic = slicer.vtkSlicerTerminologiesModuleLogic()
-    assert logic.DeserializeTerminologyEntry(terminology_entry(odd), entry)
+    assert logic.DeserializeTerminologyEntry(odd.slicer_entry(), entry)
     assert entry.GetTypeObject().GetCodeMeaning() == "a b c d"
 
 

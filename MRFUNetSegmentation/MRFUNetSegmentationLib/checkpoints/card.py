@@ -13,6 +13,11 @@ from ..errors import CheckpointError
 from .schema import violations
 
 FORMAT_VERSION = 1
+# Names of Slicer's own lists, in which its terminology selector looks entries up.
+_TYPES_LIST = "Segmentation category and type - 3D Slicer General Anatomy list"
+_REGIONS_LIST = "Anatomic codes - DICOM master list"
+# They separate the parts of a terminology entry, and entries in files; there is no escaping.
+_SEPARATORS = str.maketrans("~^|", "   ")
 _SCHEMA_FILE = Path(__file__).with_name("card.schema.json")
 
 
@@ -24,6 +29,11 @@ class Code:
     value: str
     meaning: str
 
+    def slicer_code(self) -> str:
+        """Return the code as part of a terminology entry of Slicer's."""
+        parts = (self.scheme, self.value, self.meaning)
+        return "^".join(part.translate(_SEPARATORS) for part in parts)
+
 
 @dataclass(frozen=True)
 class Terminology:
@@ -33,12 +43,18 @@ class Terminology:
     type: Code
 
     def slicer_entry(self) -> str:
-        """Return the terminology entry as Slicer stores it with a segment."""
-        category, kind = (f"{c.scheme}^{c.value}^{c.meaning}" for c in (self.category, self.type))
-        return (
-            f"Segmentation category and type - 3D Slicer General Anatomy list"
-            f"~{category}~{kind}~^^~Anatomic codes - DICOM master list~^^~^^"
-        )
+        """Return the terminology entry as Slicer stores it with a segment, in scenes and files."""
+        none = "^^"
+        parts = [
+            _TYPES_LIST,
+            self.category.slicer_code(),
+            self.type.slicer_code(),
+            none,  # modifier of the type
+            _REGIONS_LIST,
+            none,  # region
+            none,  # modifier of the region
+        ]
+        return "~".join(parts)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ import SimpleITK as sitk
 
 from .. import __version__
 from ..errors import OutputError
+from ..inference.image_files import write_label_map
 from ..inference.volume import Volume
 from .seg_nrrd import write_seg_nrrd
 
@@ -80,8 +81,7 @@ class ResultFolder:
     def _write_all(
         self, folder: Path, source: Path, volume: Volume, segmentation: Segmentation
     ) -> None:
-        image = volume.geometry.apply_to(sitk.GetImageFromArray(segmentation.labels))
-        sitk.WriteImage(image, str(folder / LABEL_MAP), useCompression=True)
+        image = write_label_map(folder / LABEL_MAP, segmentation.labels, volume.geometry)
         write_seg_nrrd(folder / SEGMENTATION, image, segmentation.card.segments)
         report = _report(source, volume, segmentation)
         (folder / REPORT).write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n")

@@ -59,7 +59,8 @@ def describe_model(model: str) -> ModelEntry:
 
 def _description(card: ModelCard) -> str:
     return _(
-        "Structures: {structures}\nMade for: {modality}; works at a resolution of {voxel_size}\u00a0mm"
+        "Structures: {structures}\n"
+        "Made for: {modality}; works at a resolution of {voxel_size}\u00a0mm"
     ).format(
         structures=_enumeration([c.name for c in card.segments]),
         modality=card.input.modality,

@@ -48,16 +48,19 @@ class Panel:
         """Show the choices of another parameter node, or of none."""
         self._parameters = parameters
         self._choices = ()
-        if parameters:
-            self.preselect()
         self.refresh()
+        self.follow_scene()
 
-    def preselect(self) -> None:
-        """Choose the input volume if none is chosen and it is clear which one is meant."""
+    def follow_scene(self) -> None:
+        """Choose the volume if none is chosen and it is clear which one is meant; show the state.
+
+        It is called whenever a node comes or goes, so it is fast.
+        """
         if self._parameters and not self._parameters.inputVolume:
             volume = only_volume(slicer.mrmlScene)
             if volume:
                 self._parameters.inputVolume = volume
+        self._show_state()
 
     def refresh(self) -> None:
         """Show the choices and the state as they are now."""

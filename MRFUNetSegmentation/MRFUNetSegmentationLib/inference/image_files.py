@@ -1,4 +1,4 @@
-"""Reading volumes from files: NIfTI, NRRD, MHA and other formats of SimpleITK, and DICOM series."""
+"""Volumes and label maps in files: every format of SimpleITK, and DICOM series."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..errors import InputError
-from .volume import Volume, check_finite
+from .volume import Geometry, Volume, check_finite
 
 # Largest deviation of a gap between DICOM slices from their median, relative.
 _GAP_TOLERANCE = 0.05
@@ -41,6 +41,20 @@ def read_volume_file(
         return Volume.from_image(image, replace_non_finite=replace_non_finite)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
+
+
+def write_label_map(path: Path, labels: np.ndarray, geometry: Geometry) -> sitk.Image:
+    """Write labels [k, j, i] to a file and return the image.
+
+    Raises:
+        OSError, RuntimeError: if that fails or the file does not hold the labels.
+    """
+    image = geometry.apply_to(sitk.GetImageFromArray(labels))
+    sitk.WriteImage(image, str(path), useCompression=True)
+    # On a full disk the NIfTI writer cuts the file short and says nothing.
+    if not np.array_equal(sitk.GetArrayFromImage(sitk.ReadImage(str(path))), labels):
+        raise OSError(f"{path.name} came out incomplete")
+    return image
 
 
 def _check_nifti_values(path: Path, *, replace: bool) -> None:

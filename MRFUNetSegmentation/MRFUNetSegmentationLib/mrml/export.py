@@ -9,14 +9,14 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import numpy as np
-import SimpleITK as sitk
 import slicer
 import vtk
 
 from ..checkpoints.card import SegmentClass
 from ..errors import InputError, OutputError
+from ..inference.image_files import write_label_map
 from .geometry import exact_geometry, ijk_to_ras, to_vtk
-from .segmentations import PREFIX, terminology_entry
+from .segmentations import PREFIX
 from .volumes import check_volume_node, voxels
 
 FILE_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
@@ -129,13 +129,11 @@ def export_file(
     if path.exists() and not overwrite:
         raise OutputError(f"{path} exists. Choose another name, or allow to overwrite it.")
     labels = read_labels(segmentation_node, volume_node, classes)
-    image = sitk.GetImageFromArray(labels)
-    exact_geometry(ijk_to_ras(volume_node), volume_node.GetImageData()).apply_to(image)
+    geometry = exact_geometry(ijk_to_ras(volume_node), volume_node.GetImageData())
     # In the same folder, since a file can be moved in one step only within its file system.
     part = path.with_name(f".{path.name.removesuffix(suffix)}-{uuid.uuid4().hex[:8]}{suffix}")
     try:
-        sitk.WriteImage(image, str(part), useCompression=True)
-        _check_written(part, labels)
+        write_label_map(part, labels, geometry)
         os.replace(part, path)
     except (OSError, RuntimeError) as error:
         raise OutputError(
@@ -146,12 +144,6 @@ def export_file(
         with suppress(OSError):
             part.unlink()
     return path
-
-
-def _check_written(path: Path, labels: np.ndarray) -> None:
-    """Read the file back: on a full disk the NIfTI writer cuts it short and says nothing."""
-    if not np.array_equal(sitk.GetArrayFromImage(sitk.ReadImage(str(path))), labels):
-        raise OSError("the file came out incomplete")
 
 
 def _suffix(path: Path) -> str:
@@ -231,7 +223,7 @@ def _colour_table(name: str, classes: Sequence[SegmentClass]):
         table.SetColor(c.value, c.name, *(part / 255 for part in c.color), opacity)
         # Older versions of Slicer have no terminology in colour tables.
         if c.terminology and hasattr(table, "SetTerminologyFromString"):
-            table.SetTerminologyFromString(c.value, terminology_entry(c.terminology))
+            table.SetTerminologyFromString(c.value, c.terminology.slicer_entry())
     return table
 
 

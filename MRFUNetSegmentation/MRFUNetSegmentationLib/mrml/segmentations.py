@@ -14,7 +14,7 @@ import numpy as np
 import slicer
 import vtk
 
-from ..checkpoints.card import Code, SegmentClass, Terminology
+from ..checkpoints.card import SegmentClass
 from ..errors import InputError
 from .geometry import ijk_to_ras, to_vtk
 from .subject_hierarchy import place_beside
@@ -27,12 +27,6 @@ CLASS_TAG = PREFIX + "Class"
 
 BINARY_LABELMAP = slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
 _GEOMETRY_PARAMETER = slicer.vtkSegmentationConverter.GetReferenceImageGeometryParameterName()
-
-# Names of Slicer's own lists, in which its terminology selector looks entries up.
-_TYPES_LIST = "Segmentation category and type - 3D Slicer General Anatomy list"
-_REGIONS_LIST = "Anatomic codes - DICOM master list"
-# They separate the parts of a serialised entry, and entries in files; there is no escaping.
-_SEPARATORS = str.maketrans("~^|", "   ")
 
 
 def write_segmentation(
@@ -94,25 +88,6 @@ def read_provenance(segmentation_node) -> dict[str, str]:
         for name in segmentation_node.GetAttributeNames()
         if name.startswith(PREFIX)
     }
-
-
-def terminology_entry(terminology: Terminology) -> str:
-    """Return a class's meaning in the form of Slicer's terminology tags."""
-    none = "^^"
-    parts = [
-        _TYPES_LIST,
-        _serialised(terminology.category),
-        _serialised(terminology.type),
-        none,  # modifier of the type
-        _REGIONS_LIST,
-        none,  # region
-        none,  # modifier of the region
-    ]
-    return "~".join(parts)
-
-
-def _serialised(code: Code) -> str:
-    return "^".join(part.translate(_SEPARATORS) for part in (code.scheme, code.value, code.meaning))
 
 
 # Checks --------------------------------------------------------------------------------------
@@ -193,7 +168,7 @@ def _set_segment(segmentation, segment_class: SegmentClass, image) -> None:
     if segment_class.terminology:
         # SetTerminology does the same, but only in newer versions of Slicer.
         tag = segment.GetTerminologyEntryTagName()
-        segment.SetTag(tag, terminology_entry(segment_class.terminology))
+        segment.SetTag(tag, segment_class.terminology.slicer_entry())
     if is_new:
         segmentation.AddSegment(segment, segment_class.segment_id)
 

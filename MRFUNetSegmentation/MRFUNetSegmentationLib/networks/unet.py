@@ -117,7 +117,8 @@ class UNet(nn.Module):
 
         skips = [in_channels, *encoder]
         self.encoder = nn.ModuleList(
-            ConvBlock(conv(i, o, KERNEL_SIZE, STRIDE), dim, norm) for i, o in itertools.pairwise(skips)
+            ConvBlock(conv(i, o, KERNEL_SIZE, STRIDE), dim, norm)
+            for i, o in itertools.pairwise(skips)
         )
 
         channels = skips.pop()
