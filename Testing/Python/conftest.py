@@ -14,7 +14,7 @@ from MRFUNetSegmentationLib.checkpoints.card import ModelCard
 from MRFUNetSegmentationLib.checkpoints.load import build_network, save_checkpoint
 from MRFUNetSegmentationLib.training.card import BRAIN_TISSUE_CLASSES
 
-pytest_plugins = ["mrml_scene"]
+pytest_plugins = ["mrml_scene", "gui_tools"]
 
 REPOSITORY = Path(__file__).parents[2]
 

@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+import struct
 from pathlib import Path
 
 import pytest
@@ -101,3 +102,16 @@ def test_public_address_stands_in_one_file():
 def test_text_files_have_unix_line_ends():
     for file in (TOP_LEVEL, update_cmake_lists.CMAKE_LISTS):
         assert b"\r" not in file.read_bytes()
+
+
+@pytest.mark.parametrize(
+    "icon",
+    [
+        "Resources/MRFUNetSegmentation.png",
+        "MRFUNetSegmentation/Resources/Icons/MRFUNetSegmentation.png",
+    ],
+)
+def test_icons_have_the_size_that_slicer_expects(icon):
+    header = (REPOSITORY / icon).read_bytes()[:24]
+    assert header[:8] == b"\x89PNG\r\n\x1a\n"
+    assert struct.unpack(">II", header[16:24]) == (128, 128)

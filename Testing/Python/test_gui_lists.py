@@ -7,8 +7,6 @@ from MRFUNetSegmentationLib.gui.device_list import device_entries, gpu_remark
 from MRFUNetSegmentationLib.gui.model_list import describe_model, model_entries
 from mrml_scene import add_volume
 
-pytest_plugins = ["mrml_scene"]
-
 ANSWER = {
     "devices": [
         {"id": "cuda:0", "name": "NVIDIA RTX A4000", "memory_gb": 16.9},

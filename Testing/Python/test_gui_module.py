@@ -8,8 +8,6 @@ import types
 import pytest
 from gui_tools import MODULE_FILE, UI_FILE, ParameterNode, load_ui
 
-pytest_plugins = ["gui_tools", "mrml_scene"]
-
 # What Slicer ships, but for its own packages.
 SHIPPED = {"ctk", "numpy", "qt", "scipy", "SimpleITK", "slicer", "vtk"}
 

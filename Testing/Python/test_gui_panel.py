@@ -9,8 +9,6 @@ import pytest
 from gui_tools import ParameterNode, load_ui
 from mrml_scene import OBLIQUE, add_volume
 
-pytest_plugins = ["gui_tools", "mrml_scene"]
-
 MATRIX = OBLIQUE @ np.diag([6.0, 4.8, 3.0, 1.0])
 
 

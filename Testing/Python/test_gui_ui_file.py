@@ -6,8 +6,6 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 from gui_tools import GUI_FOLDER, MODULE_FILE, UI_FILE, load_ui
 
-pytest_plugins = ["gui_tools"]
-
 # Which parameter types Slicer's parameter node can connect to which widgets.
 CONNECTABLE = {
     "QCheckBox": {"bool"},

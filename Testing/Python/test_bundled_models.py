@@ -1,0 +1,70 @@
+"""What the bundled models do on real scans. Without the scans these tests are skipped."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+from MRFUNetSegmentationLib.checkpoints.load import load_checkpoint
+from MRFUNetSegmentationLib.cli.main import main
+from MRFUNetSegmentationLib.inference.engine import Segmenter
+from MRFUNetSegmentationLib.inference.image_files import read_volume_file
+from MRFUNetSegmentationLib.training.labels import GREY_MATTER, WHITE_MATTER, tissue_table
+from MRFUNetSegmentationLib.training.validation import dice, mean_dice
+
+
+@pytest.fixture(scope="module", autouse=True)
+def both_cores():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def brain_tissue() -> Segmenter:
+    return Segmenter(load_checkpoint("brain-tissue"), "cpu")
+
+
+def labels_of(path: Path) -> np.ndarray:
+    return sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
+
+
+def test_labelled_t1(brain_tissue, shared_data):
+    folder = shared_data / "voxelmorph_test_scan"
+    result = brain_tissue.segment(read_volume_file(folder / "vxm_test_T1.nii.gz"))
+    labels = labels_of(folder / "vxm_test_aseg_label.nii.gz").astype(int)
+    score = mean_dice(result.labels, tissue_table()[labels])
+    assert score >= 0.80
+    # The card tells the same number.
+    (metric,) = brain_tissue.checkpoint.card.training["metrics"].values()
+    assert metric == pytest.approx(score, abs=0.005)
+
+
+@pytest.mark.parametrize(
+    "scan", ["whole_head/t1_crop.nii.gz", "ds002748_T1w/sub-28_T1w.nii.gz"], ids=["head", "brain"]
+)
+def test_unlabelled_t1_has_a_plausible_brain(brain_tissue, shared_data, scan):
+    volumes = brain_tissue.segment(read_volume_file(shared_data / scan)).volumes_ml()
+    assert 900 < volumes[GREY_MATTER] + volumes[WHITE_MATTER] < 1700
+
+
+def test_demo(tmp_path, capsys):
+    pytest.importorskip("nilearn")
+    assert main(["demo", "-o", str(tmp_path / "demo"), "--device", "cpu"]) == 0
+    printed = capsys.readouterr().out
+    for tissue in ("Grey matter", "White matter"):
+        (line,) = [x for x in printed.splitlines() if x.startswith(tissue) and "Dice" in x]
+        assert float(line.split()[2]) > 0.75
+    assert (tmp_path / "demo" / "preview.png").stat().st_size > 10_000
+
+
+def test_tiles_agree_with_the_whole(brain_tissue, shared_data):
+    """Instance normalisation sees a tile's statistics, so tiles agree to a tolerance only."""
+    folder = shared_data / "voxelmorph_test_scan"
+    volume = read_volume_file(folder / "vxm_test_T1.nii.gz")
+    whole = brain_tissue.segment(volume).labels
+    tiled = Segmenter(brain_tissue.checkpoint, "cpu", whole_voxels=2_500_000).segment(volume).labels
+    for tissue in (GREY_MATTER, WHITE_MATTER):
+        assert dice(whole == tissue, tiled == tissue) > 0.95
