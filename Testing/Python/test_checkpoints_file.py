@@ -71,6 +71,7 @@ def test_saving_replaces_in_one_step_and_leaves_nothing_behind(tmp_path, tiny_ca
     save_checkpoint(path, build_network(tiny_card), tiny_card)
     save_checkpoint(path, build_network(tiny_card), tiny_card)
     assert [p.name for p in path.parent.iterdir()] == ["model.safetensors"]
+    assert path.stat().st_mode & 0o777 == 0o644
 
 
 def test_card_of_another_network_is_not_saved(tmp_path, tiny_card):

@@ -79,6 +79,7 @@ def save_checkpoint(path: Path, network: nn.Module, card: ModelCard) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file(state, partial, {CARD_KEY: json.dumps(card.to_dict(), ensure_ascii=False)})
+        partial.chmod(0o644)  # safetensors makes files that only their owner can read
         os.replace(partial, path)
     except (OSError, SafetensorError) as error:
         partial.unlink(missing_ok=True)

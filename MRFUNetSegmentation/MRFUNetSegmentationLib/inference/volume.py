@@ -95,8 +95,8 @@ def check_finite(values: np.ndarray) -> None:
     if bad:
         raise InputError(
             f"{bad} of {values.size} voxels are not finite (NaN or infinite). "
-            'Have them replaced (in the panel: "Replace voxels that are not finite"; on the command '
-            "line: --replace-non-finite), or repair the volume."
+            'Have them replaced (panel: "Replace voxels that are not finite"; command line: '
+            "--replace-non-finite), or repair the volume."
         )
 
 

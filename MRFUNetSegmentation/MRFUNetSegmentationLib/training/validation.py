@@ -20,6 +20,7 @@ from .labels import GREY_MATTER, VENTRICLES, WHITE_MATTER, tissue_table
 
 # FreeSurfer marks hardly any fluid outside the ventricles, so it cannot be scored on its labels.
 SCORED = (GREY_MATTER, WHITE_MATTER, VENTRICLES)
+METRIC = "mean Dice of grey matter, white matter and ventricles"
 
 
 def dice(a: np.ndarray, b: np.ndarray) -> float:
@@ -56,7 +57,7 @@ class RealScanValidation:
         )
         segmenter = Segmenter(checkpoint, self.device)
         return {
-            name: round(mean_dice(segmenter.segment(volume).labels, reference), 4)
+            f"{METRIC}, {name}": round(mean_dice(segmenter.segment(volume).labels, reference), 4)
             for name, volume, reference in self.scans
         }
 
