@@ -68,6 +68,7 @@ class MRFUNetSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixi
         scene = slicer.mrmlScene
         self.addObserver(scene, scene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(scene, scene.EndCloseEvent, self.onSceneEndClose)
+        self.addObserver(scene, scene.EndImportEvent, self.onSceneEndImport)
         self.addObserver(scene, scene.EndBatchProcessEvent, self.onNodesChanged)
         self.addObserver(scene, scene.NodeAddedEvent, self.onNodesChanged)
         self.addObserver(scene, scene.NodeRemovedEvent, self.onNodesChanged)
@@ -96,6 +97,11 @@ class MRFUNetSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixi
 
     def onSceneEndClose(self, caller=None, event=None):
         """Start anew in the empty scene, if the panel is visible."""
+        if self.parent.isEntered:
+            self.enter()
+
+    def onSceneEndImport(self, caller=None, event=None):
+        """Connect again after a scene was loaded: during that the node lists do not follow."""
         if self.parent.isEntered:
             self.enter()
 
@@ -194,7 +200,8 @@ class MRFUNetSegmentationTest(ScriptedLoadableModuleTest):
 
         slicer.mrmlScene.Clear()
         radius = np.sqrt(sum(x**2 for x in np.mgrid[-1:1:48j, -1:1:48j, -1:1:48j]))
-        volumeNode = slicer.util.addVolumeFromArray(100 * (radius < 0.9) + 50 * (radius < 0.6))
+        head = 100 * (radius < 0.9) + 50 * (radius < 0.6)
+        volumeNode = slicer.util.addVolumeFromArray(head.astype("int16"))
         volumeNode.SetSpacing(4, 4, 4)
         logic = MRFUNetSegmentationLogic()
         try:

@@ -215,6 +215,15 @@ def test_scene_close_while_another_module_is_shown(widget, scene):
     assert widget._parameterNode is not None
 
 
+def test_panel_is_connected_again_after_a_scene_was_loaded(widget, scene):
+    """In the application the node lists stay empty otherwise: they do not follow an import."""
+    before = widget._parameterNode
+    widget.fire(scene.EndImportEvent)
+    assert before.connected is None
+    assert widget._parameterNode is not before
+    assert widget._parameterNode.connected is widget.ui
+
+
 def test_cleanup_ends_everything(widget, monkeypatch):
     ended = []
     monkeypatch.setattr(widget.logic._logic, "cleanup", lambda: ended.append(True))

@@ -31,9 +31,9 @@ def _segment(value: int, name: str, color: list[int], code: str, meaning: str) -
 # In the order of `labels.OTHER` … `labels.CSF`; codes of SNOMED CT.
 BRAIN_TISSUE_CLASSES: tuple[dict[str, Any], ...] = (
     {"value": 0, "name": "Other", "color": [0, 0, 0], "background": True},
-    _segment(1, "Grey matter", [200, 200, 215], "389081007", "Gray matter"),
-    _segment(2, "White matter", [250, 250, 225], "389080008", "White matter"),
-    _segment(3, "Ventricles", [88, 106, 215], "35764002", "Brain ventricle"),
+    _segment(1, "Grey matter", [214, 121, 95], "389081007", "Gray matter"),
+    _segment(2, "White matter", [245, 235, 190], "389080008", "White matter"),
+    _segment(3, "Ventricles", [70, 95, 215], "35764002", "Brain ventricle"),
     _segment(4, "CSF outside the ventricles", [85, 188, 255], "280371009", "CSF space"),
 )
 
