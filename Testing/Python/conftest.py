@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from gui_tools import library, qt  # noqa: F401 - fixtures of several files
 from MRFUNetSegmentationLib.checkpoints.card import ModelCard
 from MRFUNetSegmentationLib.checkpoints.load import build_network, save_checkpoint
 from MRFUNetSegmentationLib.training.card import BRAIN_TISSUE_CLASSES
-
-pytest_plugins = ["mrml_scene", "gui_tools"]
+from mrml_scene import load_volume, scene, scene_logics  # noqa: F401
 
 REPOSITORY = Path(__file__).parents[2]
 
