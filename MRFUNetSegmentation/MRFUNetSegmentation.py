@@ -32,7 +32,7 @@ class MRFUNetSegmentation(ScriptedLoadableModule):
         self.parent.categories = [translate("qSlicerAbstractCoreModule", "Segmentation")]
         self.parent.contributors = ["the MRFUNetSegmentation contributors"]
         self.parent.helpText = _(
-            "Segments brain MRI of any contrast into tissues with neural networks, on this "
+            "Segments skull-stripped brain MRI into tissues with neural networks, on this "
             "computer: load a scan, select it as volume and press Apply. For research; not for "
             "diagnosis or treatment."
         )
