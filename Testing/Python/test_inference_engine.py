@@ -194,7 +194,7 @@ def test_cancel_in_every_stage(segmenter, stage):
 
 
 def test_cancel_is_honoured_within_a_second(segmenter):
-    array = head((200, 200, 200))
+    array = head((120, 120, 120))
     asked = []
 
     def cancelled() -> bool:

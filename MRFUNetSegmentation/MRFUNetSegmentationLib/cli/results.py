@@ -84,7 +84,9 @@ class ResultFolder:
         image = write_label_map(folder / LABEL_MAP, segmentation.labels, volume.geometry)
         write_seg_nrrd(folder / SEGMENTATION, image, segmentation.card.segments)
         report = _report(source, volume, segmentation)
-        (folder / REPORT).write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+        (folder / REPORT).write_text(
+            json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
         from .preview import preview  # with torch, which is needed by now anyway
 
         picture = preview(volume, segmentation.labels, segmentation.card.segments)
