@@ -193,3 +193,22 @@ def test_unet_alone_is_the_softmax_of_its_logits():
 def test_impossible_hyper_parameters_are_refused(wrong):
     with pytest.raises(ValueError, match=r".+"):
         MRFUNet(MRFUNetConfig(**wrong))
+
+
+def test_layers_deepen_every_level_but_the_full_resolution():
+    config = MRFUNetConfig(classes=3, encoder=(4, 6), decoder=(6, 4, 4), layers=3)
+    network = MRFUNet(config)
+    convolutions = [m for m in network.unet.modules() if isinstance(m, torch.nn.Conv3d)]
+    # Two levels down and one up (the other is the full resolution) with two more each; the
+    # strided ones; the stack.
+    assert len(convolutions) == 2 * 3 + 2 + 2
+    image = torch.rand(1, 1, 17, 20, 15)
+    assert network.logits(image).shape == (1, 3, 17, 20, 15)
+    assert set(MRFUNet(MRFUNetConfig(classes=3)).state_dict()) == set(
+        MRFUNet(MRFUNetConfig(classes=3, layers=1)).state_dict()
+    )
+
+
+def test_levels_without_layers_are_refused():
+    with pytest.raises(ValueError, match="at least 1 layer"):
+        MRFUNet(MRFUNetConfig(layers=0))

@@ -49,8 +49,8 @@ decoder = [8, 4]
 norm = "instance"
 iterations = 2
 
-[synthesis]
-shape = [16, 20, 18]
+
+
 
 [[validation]]
 image = "scan.nii.gz"
@@ -60,12 +60,14 @@ labels = "map.nii.gz"
 steps = 4
 learning_rate = [1e-2, 1e-3]
 training_iterations = [1, 3]
+shape = [16, 20, 18]
 voxel_size = [2.0, 3.0]
 
 [[stages]]
 steps = 2
 learning_rate = [1e-3, 1e-4]
 training_iterations = [2, 2]
+shape = [16, 20, 18]
 voxel_size = [2.0, 2.0]
 """
 
@@ -157,10 +159,9 @@ def label_map(data):
 
 
 def test_pairs_are_repeatable_and_differ_by_seed(label_map):
-    config = SynthesisConfig(shape=(20, 22, 24), voxel_size=(1.5, 2.5))
-
     def pair(seed):
-        return synthesise(label_map, config, torch.Generator().manual_seed(seed))
+        rng = torch.Generator().manual_seed(seed)
+        return synthesise(label_map, SynthesisConfig(), (20, 22, 24), 2.0, rng)
 
     image, tissue = pair(1)
     again, tissue_again = pair(1)
@@ -171,11 +172,11 @@ def test_pairs_are_repeatable_and_differ_by_seed(label_map):
 
 def test_pairs_over_many_draws(label_map):
     """Normalised images without NaN; every class occurs; images correlate with their labels."""
-    config = SynthesisConfig(shape=(24, 24, 24), voxel_size=(2.0, 2.0), centre_spread=2.0)
+    config = SynthesisConfig(centre_spread=2.0)
     rng = torch.Generator().manual_seed(0)
     seen, explained = set(), []
     for _ in range(40):
-        image, tissue = synthesise(label_map, config, rng)
+        image, tissue = synthesise(label_map, config, (24, 24, 24), 2.0, rng)
         assert image.shape == tissue.shape == (24, 24, 24)
         assert torch.isfinite(image).all()
         assert image.min() >= 0
@@ -191,16 +192,34 @@ def test_pairs_over_many_draws(label_map):
 
 def test_skull_stripping_removes_what_is_outside_and_its_labels(label_map):
     config = SynthesisConfig(
-        shape=(44, 44, 44), voxel_size=(2.0, 2.0), skull_strip=1.0, cut=0.0, noise=0.0,
-        low_resolution=0.0, centre_spread=0.0, rotation=0.0, scaling=0.0,
+        skull_strip=1.0, cut=0.0, noise=0.0, low_resolution=0.0, centre_spread=0.0, rotation=0.0,
+        scaling=0.0,
     )  # fmt: skip
     for seed in range(5):
-        image, tissue = synthesise(label_map, config, torch.Generator().manual_seed(seed))
+        rng = torch.Generator().manual_seed(seed)
+        image, tissue = synthesise(label_map, config, (44, 44, 44), 2.0, rng)
         outside = torch.ones_like(tissue, dtype=torch.bool)
         outside[4:-4, 4:-4, 4:-4] = False
         assert (tissue[outside] == OTHER).all()
         assert (image[outside] == 0).all()
         assert (image[tissue == WHITE_MATTER] > 0).any() or (image[tissue == GREY_MATTER] > 0).any()
+
+
+def test_known_contrasts_order_the_tissues_as_real_scans_do(label_map):
+    """T1-like images without noise: white matter above grey matter above fluid."""
+    config = SynthesisConfig(
+        known_contrast=1.0, t1_share=1.0, skull_strip=0.0, cut=0.0, noise=0.0, bias=0.0,
+        low_resolution=0.0, centre_spread=0.0, deformation=0.0,
+    )  # fmt: skip
+    in_order = 0
+    for seed in range(20):
+        rng = torch.Generator().manual_seed(seed)
+        image, tissue = synthesise(label_map, config, (36, 36, 36), 1.5, rng)
+        fluid, grey, white = (
+            image[tissue == c].median() for c in (VENTRICLES, GREY_MATTER, WHITE_MATTER)
+        )
+        in_order += bool(fluid < grey < white)
+    assert in_order >= 18
 
 
 def train(data: Path, folder: Path, *more: str) -> int:

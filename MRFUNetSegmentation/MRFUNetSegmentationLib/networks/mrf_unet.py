@@ -28,6 +28,7 @@ class MRFUNetConfig:
         encoder: filters of the U-Net's encoder layers, finest first.
         decoder: filters of its decoder layers, coarsest first, then of the full-resolution ones.
         norm: normalisation in the U-Net, "batch" as in the paper or "instance".
+        layers: convolutions per level of the U-Net; 1 in the paper (see `UNet`).
         mrf: False for a U-Net on its own (the paper's baseline).
         mrf_filters: hidden channels of the MRF; None means min(K^2, 64).
         mrf_extra_layers: number of 1x1(x1) hidden layers in the MRF.
@@ -43,6 +44,7 @@ class MRFUNetConfig:
     encoder: tuple[int, ...] = (16, 32, 32, 32)
     decoder: tuple[int, ...] = (32, 32, 32, 32, 32, 16, 16)
     norm: str = "batch"
+    layers: int = 1
     mrf: bool = True
     mrf_filters: int | None = None
     mrf_extra_layers: int = 0
@@ -93,6 +95,7 @@ class MRFUNet(nn.Module):
             config.encoder,
             config.decoder,
             config.norm,
+            config.layers,
         )
         self.mrf = (
             MRF(

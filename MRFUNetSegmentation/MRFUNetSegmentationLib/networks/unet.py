@@ -72,6 +72,16 @@ class ConvBlock(nn.Module):
         return self.activation(x)
 
 
+def _same_size_blocks(widths: Sequence[int], dim: int, norm: str) -> nn.Sequential:
+    """Return blocks that keep the size and lead from each width to the next; none for one width."""
+    return nn.Sequential(
+        *(
+            ConvBlock(convolution(dim)(i, o, KERNEL_SIZE, padding="same"), dim, norm)
+            for i, o in itertools.pairwise(widths)
+        )
+    )
+
+
 class UNet(nn.Module):
     """Encoder-decoder with skips by concatenation; the raw image is the last skip.
 
@@ -80,6 +90,11 @@ class UNet(nn.Module):
     `minimum_size` on works without padding or cropping. Entries of `decoder` beyond the number
     of encoder layers become full-resolution convolutions before the output convolution.
 
+    With `layers` above 1, which the paper does not have, every level but the full resolution has
+    further convolutions that keep the size. They cost little there, and a network that must read
+    any contrast needs them: one convolution a level traces not even a clear edge of an unusual
+    contrast.
+
     Args:
         dim: number of spatial dimensions, 2 or 3.
         in_channels: channels of the image.
@@ -87,10 +102,12 @@ class UNet(nn.Module):
         encoder: filters of each encoder layer, finest first.
         decoder: filters of each decoder layer, coarsest first, then the full-resolution ones.
         norm: "batch" as in the paper, or "instance" (see `InstanceNorm`).
+        layers: convolutions per level of the encoder and of the decoder, the one that changes
+            the size included; 1 in the paper.
 
     Raises:
-        ValueError: if `dim` is not 2 or 3, the decoder is shorter than the encoder, or the
-            normalisation is unknown.
+        ValueError: if `dim` is not 2 or 3, the decoder is shorter than the encoder, the
+            normalisation is unknown, or `layers` is below 1.
     """
 
     def __init__(
@@ -101,6 +118,7 @@ class UNet(nn.Module):
         encoder: Sequence[int],
         decoder: Sequence[int],
         norm: str = "batch",
+        layers: int = 1,
     ) -> None:
         super().__init__()
         conv = convolution(dim)
@@ -112,6 +130,8 @@ class UNet(nn.Module):
             )
         if norm not in NORMS:
             raise ValueError(f"the normalisation must be one of {NORMS}, got {norm!r}")
+        if layers < 1:
+            raise ValueError(f"a level needs at least 1 layer, got {layers}")
         self.dim = dim
         self.in_channels = in_channels
 
@@ -120,13 +140,21 @@ class UNet(nn.Module):
             ConvBlock(conv(i, o, KERNEL_SIZE, STRIDE), dim, norm)
             for i, o in itertools.pairwise(skips)
         )
+        self.encoder_extra = nn.ModuleList(
+            _same_size_blocks([o] * layers, dim, norm) for o in encoder
+        )
 
         channels = skips.pop()
         self.decoder = nn.ModuleList()
+        self.decoder_extra = nn.ModuleList()
         for filters in decoder[:levels]:
             up = _CONV_TRANSPOSED[dim](channels, filters, KERNEL_SIZE, STRIDE)
             self.decoder.append(ConvBlock(up, dim, norm))
             channels = filters + skips.pop()
+            # At full resolution the stack takes over.
+            extra = layers - 1 if skips else 0
+            self.decoder_extra.append(_same_size_blocks([channels] + [filters] * extra, dim, norm))
+            channels = filters if extra else channels
 
         widths = [channels, *decoder[levels:], classes]
         last = len(widths) - 2
@@ -149,12 +177,12 @@ class UNet(nn.Module):
         """
         self._check(image)
         skips = [image]
-        for block in self.encoder:
-            skips.append(block(skips[-1]))
+        for block, extra in zip(self.encoder, self.encoder_extra, strict=True):
+            skips.append(extra(block(skips[-1])))
         x = skips.pop()
-        for block in self.decoder:
+        for block, extra in zip(self.decoder, self.decoder_extra, strict=True):
             skip = skips.pop()
-            x = torch.cat((block(x, skip.shape[2:]), skip), dim=1)
+            x = extra(torch.cat((block(x, skip.shape[2:]), skip), dim=1))
         for block in self.stack:
             x = block(x)
         return x

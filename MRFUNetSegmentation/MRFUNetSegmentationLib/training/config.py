@@ -31,12 +31,14 @@ class Stage:
         steps: number of optimiser steps.
         learning_rate: at the stage's first and last step; a cosine leads from one to the other.
         training_iterations: bounds of the mean-field iterations drawn at each step.
-        voxel_size: bounds of the voxel size drawn for each image, mm.
+        shape: voxels of a training image along R, A, S.
+        voxel_size: bounds of the isotropic voxel size drawn for each image, mm.
     """
 
     steps: int
     learning_rate: tuple[float, float]
     training_iterations: tuple[int, int]
+    shape: tuple[int, int, int]
     voxel_size: tuple[float, float]
 
 

@@ -70,12 +70,14 @@ class LabelMap:
     Attributes:
         name: file name.
         groups: (R, A, S) uint8, index of the intensity group of each voxel.
+        label_of_group: one label value of each intensity group, the left one where it has sides.
         tissue_of_group: (groups,) tissue class of each intensity group.
         spacing: voxel size, mm.
     """
 
     name: str
     groups: Tensor
+    label_of_group: tuple[int, ...]
     tissue_of_group: Tensor
     spacing: tuple[float, float, float]
 
@@ -91,16 +93,19 @@ def read_label_maps(paths: Sequence[Path], cache: Path | None = None) -> list[La
     index = np.zeros(LARGEST_LABEL, dtype=np.uint8)
     for number, labels in enumerate(groups):
         index[list(labels)] = number
-    tissue = torch.from_numpy(tissue_table()[[labels[0] for labels in groups]])
-    return [_read_label_map(Path(path), index, tissue, cache) for path in paths]
+    first = tuple(labels[0] for labels in groups)
+    return [_read_label_map(Path(path), index, first, cache) for path in paths]
 
 
-def _read_label_map(path: Path, index: np.ndarray, tissue: Tensor, cache: Path | None) -> LabelMap:
+def _read_label_map(
+    path: Path, index: np.ndarray, label_of_group: tuple[int, ...], cache: Path | None
+) -> LabelMap:
+    tissue = torch.from_numpy(tissue_table()[list(label_of_group)])
     copy = cache / f"{path.name}.npz" if cache else None
     if copy and copy.exists() and copy.stat().st_mtime > path.stat().st_mtime:
         stored = np.load(copy)
         groups, spacing = torch.from_numpy(stored["groups"]), tuple(stored["spacing"].tolist())
-        return LabelMap(path.name, groups, tissue, spacing)
+        return LabelMap(path.name, groups, label_of_group, tissue, spacing)
 
     image = sitk.ReadImage(str(path))
     grid = ModelGrid.of(Geometry.from_image(image), (1, 1, 1))
@@ -115,4 +120,4 @@ def _read_label_map(path: Path, index: np.ndarray, tissue: Tensor, cache: Path |
     if copy:
         copy.parent.mkdir(parents=True, exist_ok=True)
         np.savez_compressed(copy, groups=groups.numpy(), spacing=np.array(spacing))
-    return LabelMap(path.name, groups, tissue, spacing)
+    return LabelMap(path.name, groups, label_of_group, tissue, spacing)

@@ -20,15 +20,33 @@ from ..inference.grid import resize
 from ..inference.normalise import percentile_normalise
 from .labels import CSF, GREY_MATTER, OTHER, VENTRICLES, WHITE_MATTER, LabelMap
 
-# Mean intensity of grey matter, white matter and fluid, on a scale of 0..1, in the contrasts that
-# are met most; standard deviation of each mean in `_CONTRAST_SPREAD`.
+# Mean intensity of cortex, white matter and fluid, on a scale of 0..1, in the contrasts that are
+# met most; standard deviation of each mean in `_CONTRAST_SPREAD`.
 _CONTRASTS = {
-    "T1": (0.55, 0.82, 0.18),
+    "T1": (0.50, 0.80, 0.20),
     "T2": (0.55, 0.38, 0.92),
     "FLAIR": (0.68, 0.52, 0.14),
     "PD": (0.80, 0.62, 0.85),
 }
-_CONTRAST_SPREAD = 0.07
+_CONTRAST_SPREAD = 0.06
+# Myelin and iron: how far each structure, by one of its labels, is from the cortex (0) to the
+# white matter (1). Roughly the order of the T1 means published with SynthSeg.
+_WHITENESS = {
+    8: 0.0,  # cerebellar cortex
+    17: 0.05,  # hippocampus
+    18: 0.05,  # amygdala
+    26: 0.1,  # accumbens
+    11: 0.15,  # caudate
+    12: 0.4,  # putamen
+    10: 0.55,  # thalamus
+    13: 0.85,  # pallidum
+    16: 0.6,  # brain stem
+    28: 0.75,  # ventral diencephalon
+    7: 0.7,  # cerebellar white matter
+    25: 0.45,  # lesions
+}
+# Bone and air of the label maps: dark in every usual contrast.
+_DARK = (506, 515)
 
 
 @dataclass(frozen=True)
@@ -36,13 +54,12 @@ class SynthesisConfig:
     """Ranges of the generative model. Lengths in mm, angles in degrees.
 
     Attributes:
-        shape: voxels of a training image along R, A, S.
-        voxel_size: bounds of the isotropic voxel size drawn for each image.
         rotation: largest angle about each axis.
         scaling: largest relative change of size, per axis.
         shearing: largest shear.
         deformation: largest standard deviation of the smooth displacement.
-        centre_spread: standard deviation of the image's centre about the brain's.
+        centre_spread: standard deviation of the image's centre about the brain's; a fifth of
+            the images lie twice as far off, so that necks and faces are seen.
         known_contrast: probability of a T1-, T2-, FLAIR- or PD-like image.
         t1_share: share of T1 among these.
         skull_strip: probability of a skull-stripped image.
@@ -54,17 +71,15 @@ class SynthesisConfig:
         cut: probability of a field of view that cuts the head.
     """
 
-    shape: tuple[int, int, int] = (96, 112, 96)
-    voxel_size: tuple[float, float] = (1.0, 1.6)
     rotation: float = 20.0
     scaling: float = 0.18
     shearing: float = 0.08
     deformation: float = 3.0
-    centre_spread: float = 16.0
-    known_contrast: float = 0.5
-    t1_share: float = 0.5
+    centre_spread: float = 14.0
+    known_contrast: float = 0.7
+    t1_share: float = 0.55
     skull_strip: float = 0.45
-    low_resolution: float = 0.5
+    low_resolution: float = 0.4
     slice_thickness: float = 6.0
     bias: float = 0.35
     noise: float = 0.10
@@ -73,23 +88,28 @@ class SynthesisConfig:
 
 
 def synthesise(
-    label_map: LabelMap, config: SynthesisConfig, rng: Generator
+    label_map: LabelMap,
+    config: SynthesisConfig,
+    shape: tuple[int, int, int],
+    spacing: float,
+    rng: Generator,
 ) -> tuple[Tensor, Tensor]:
     """Draw one training pair.
 
     Args:
         label_map: the anatomy.
         config: the ranges.
+        shape: voxels of the pair along R, A, S.
+        spacing: its voxel size, mm.
         rng: source of all randomness: the same state gives the same pair.
 
     Returns:
         image (R, A, S), float32, normalised as at inference, and tissue classes (R, A, S), int64.
     """
     draw = _Draw(rng)
-    spacing = draw.uniform(*config.voxel_size)
-    groups = _deformed(label_map, config, spacing, draw)
+    groups = _deformed(label_map, config, shape, spacing, draw)
     tissue = label_map.tissue_of_group[groups]
-    image = _intensities(groups, label_map.tissue_of_group, config, draw)
+    image = _intensities(groups, label_map, config, draw)
 
     if draw.chance(config.skull_strip):
         image, tissue = _skull_stripped(image, tissue, draw)
@@ -100,7 +120,8 @@ def synthesise(
     if draw.chance(config.low_resolution):
         image = _low_resolution(image, config, spacing, draw)
     background = image <= 1e-4
-    image = image + draw.uniform(0, config.noise) * draw.normal(image.shape)
+    # Squared: most scans have little noise.
+    image = image + config.noise * draw.uniform(0, 1) ** 2 * draw.normal(image.shape)
     if draw.chance(0.5):  # masked background stays exactly zero in most stripped scans
         image = torch.where(background, 0.0, image.clamp_min(0))
     image = percentile_normalise(image)
@@ -130,9 +151,14 @@ class _Draw:
         return self.uniform(0, 1) < probability
 
 
-def _deformed(label_map: LabelMap, config: SynthesisConfig, spacing: float, draw: _Draw) -> Tensor:
+def _deformed(
+    label_map: LabelMap,
+    config: SynthesisConfig,
+    shape: tuple[int, int, int],
+    spacing: float,
+    draw: _Draw,
+) -> Tensor:
     """Sample the label map at the voxels of a randomly moved and deformed grid (nearest)."""
-    shape = torch.tensor(config.shape)
     source = torch.tensor(label_map.groups.shape)
     brain = _brain_centre(label_map)
 
@@ -143,18 +169,19 @@ def _deformed(label_map: LabelMap, config: SynthesisConfig, spacing: float, draw
     matrix = matrix @ shear * spacing
     if draw.chance(0.5):
         matrix[0] = -matrix[0]  # left-right mirror: the classes have no sides
-    centre = brain + config.centre_spread * draw.normal(3)
-    offset = centre - matrix @ ((shape - 1) / 2)
+    spread = config.centre_spread * (2 if draw.chance(0.2) else 1)
+    centre = brain + spread * draw.normal(3)
+    offset = centre - matrix @ ((torch.tensor(shape) - 1) / 2)
 
-    displacement = torch.zeros(3, *config.shape)
-    for cell in (8, 20):  # gyral shape, and lobar shape
-        coarse = tuple(max(3, math.ceil(n / cell)) for n in config.shape)
+    displacement = torch.zeros(3, *shape)
+    for cell in (8, 20):  # mm: gyral shape, and lobar shape
+        coarse = tuple(max(3, math.ceil(n * spacing / cell)) for n in shape)
         amplitude = draw.uniform(0, config.deformation)
-        displacement += resize(amplitude * draw.normal((3, *coarse)), config.shape)
+        displacement += resize(amplitude * draw.normal((3, *coarse)), shape)
 
-    axes = [torch.arange(n, dtype=torch.float32) for n in config.shape]
-    index = torch.zeros(config.shape, dtype=torch.long)
-    inside = torch.ones(config.shape, dtype=torch.bool)
+    axes = [torch.arange(n, dtype=torch.float32) for n in shape]
+    index = torch.zeros(shape, dtype=torch.long)
+    inside = torch.ones(shape, dtype=torch.bool)
     stride = 1
     voxel = torch.tensor(label_map.spacing)
     for a in (2, 1, 0):
@@ -191,33 +218,50 @@ def _rotation(angles: Tensor) -> Tensor:
 
 
 def _intensities(
-    groups: Tensor, tissue_of_group: Tensor, config: SynthesisConfig, draw: _Draw
+    groups: Tensor, label_map: LabelMap, config: SynthesisConfig, draw: _Draw
 ) -> Tensor:
     """Draw each voxel from the Gaussian of its structure; clutter outside the brain varies more."""
-    number = tissue_of_group.numel()
-    means = draw.uniforms(number)
-    if draw.chance(config.known_contrast):
-        name = "T1" if draw.chance(config.t1_share) else ("T2", "FLAIR", "PD")[draw.integer(3)]
-        grey, white, fluid = _CONTRASTS[name]
-        spread = _CONTRAST_SPREAD
-    else:
-        grey, white, fluid = draw.uniforms(3).tolist()
-        spread = draw.uniform(0, 0.12)
-    typical = {GREY_MATTER: grey, WHITE_MATTER: white, VENTRICLES: fluid, CSF: fluid}
-    shift = _CONTRAST_SPREAD * draw.normal(5)
-    for tissue, mean in typical.items():
-        of_tissue = tissue_of_group == tissue
-        jitter = 0.5 * spread * draw.normal(number)
-        means = torch.where(of_tissue, mean + shift[min(tissue, VENTRICLES)] + jitter, means)
-    air = 0
-    means[air] = draw.uniform(0, 0.15) if draw.chance(0.8) else draw.uniform(0, 0.5)
-    deviations = draw.uniforms(number, 0.0, 0.10)
-
+    tissue = label_map.tissue_of_group
+    means = _mean_intensities(label_map, config, draw)
+    deviations = draw.uniforms(tissue.numel(), 0.0, 0.08)
     image = means[groups] + deviations[groups] * draw.normal(groups.shape)
-    outside = (tissue_of_group == OTHER)[groups]
+    outside = (tissue == OTHER)[groups]
     texture = 0.5 * draw.uniform(0, 1) * _smooth_field(groups.shape, 5, draw)
     texture = texture + 0.5 * draw.uniform(0, 1) * _smooth_field(groups.shape, 14, draw)
     return torch.where(outside, image * (1 + texture), image).clamp_min(0)
+
+
+def _mean_intensities(label_map: LabelMap, config: SynthesisConfig, draw: _Draw) -> Tensor:
+    """Mean of each intensity group: of a known contrast with variations, or of a random one."""
+    tissue = label_map.tissue_of_group
+    means = draw.uniforms(tissue.numel())  # holds for what lies outside the brain
+    known = draw.chance(config.known_contrast)
+    if known:
+        name = "T1" if draw.chance(config.t1_share) else ("T2", "FLAIR", "PD")[draw.integer(3)]
+        typical = torch.tensor(_CONTRASTS[name])
+        spread = _CONTRAST_SPREAD
+    else:
+        typical = draw.uniforms(3)
+        spread = draw.uniform(0, 0.12)
+    grey, white, fluid = (typical + spread * draw.normal(3)).tolist()
+    extraventricular = fluid + 0.5 * spread * draw.normal(()).item()
+    for group, kind in enumerate(tissue.tolist()):
+        if kind == OTHER:
+            continue
+        whiteness = {GREY_MATTER: 0.0, WHITE_MATTER: 1.0}.get(kind)
+        if whiteness is None:
+            mean = fluid if kind == VENTRICLES else extraventricular
+        else:
+            whiteness = _WHITENESS.get(label_map.label_of_group[group], whiteness)
+            mean = grey + whiteness * (white - grey)
+        means[group] = mean + 0.4 * spread * draw.normal(()).item()
+    if known:
+        for group, label in enumerate(label_map.label_of_group):
+            if label in _DARK:
+                means[group] *= 0.25
+    air = 0
+    means[air] = draw.uniform(0, 0.1) if draw.chance(0.9) else draw.uniform(0, 0.5)
+    return means.clamp_min(0)
 
 
 def _smooth_field(shape, cell: int, draw: _Draw) -> Tensor:

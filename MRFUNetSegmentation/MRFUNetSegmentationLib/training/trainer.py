@@ -117,8 +117,11 @@ class Trainer:
         rng = torch.Generator().manual_seed(seed)
         torch.manual_seed(seed)  # the network's draw of iterations
         chosen = int(torch.randint(len(self.label_maps), (), generator=rng))
-        config = replace(self.config.synthesis, voxel_size=stage.voxel_size)
-        image, tissue = synthesise(self.label_maps[chosen], config, rng)
+        low, high = stage.voxel_size
+        spacing = low + (high - low) * torch.rand((), generator=rng).item()
+        image, tissue = synthesise(
+            self.label_maps[chosen], self.config.synthesis, stage.shape, spacing, rng
+        )
         image = image[None, None].to(self.device, memory_format=torch.channels_last_3d)
         return image, tissue[None].to(self.device)
 
