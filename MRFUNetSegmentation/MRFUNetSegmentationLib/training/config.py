@@ -33,6 +33,7 @@ class Stage:
         training_iterations: bounds of the mean-field iterations drawn at each step.
         shape: voxels of a training image along R, A, S.
         voxel_size: bounds of the isotropic voxel size drawn for each image, mm.
+        synthesis: ranges of the generative model.
     """
 
     steps: int
@@ -40,6 +41,7 @@ class Stage:
     training_iterations: tuple[int, int]
     shape: tuple[int, int, int]
     voxel_size: tuple[float, float]
+    synthesis: SynthesisConfig = field(default_factory=SynthesisConfig)
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,6 @@ class TrainingConfig:
         network: hyper-parameters of the network.
         stages: one after the other.
         card: texts of the model card.
-        synthesis: ranges of the generative model.
         validation: real scans scored every `validate_every` steps.
         ema: decay of the moving average of weights that validation and the result use.
         gradient_norm: largest norm of the gradient.
@@ -89,7 +90,6 @@ class TrainingConfig:
     network: MRFUNetConfig
     stages: tuple[Stage, ...]
     card: CardText
-    synthesis: SynthesisConfig = field(default_factory=SynthesisConfig)
     validation: tuple[ValidationScan, ...] = ()
     ema: float = 0.998
     gradient_norm: float = 1.0

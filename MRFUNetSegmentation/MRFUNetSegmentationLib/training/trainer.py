@@ -120,7 +120,7 @@ class Trainer:
         low, high = stage.voxel_size
         spacing = low + (high - low) * torch.rand((), generator=rng).item()
         image, tissue = synthesise(
-            self.label_maps[chosen], self.config.synthesis, stage.shape, spacing, rng
+            self.label_maps[chosen], stage.synthesis, stage.shape, spacing, rng
         )
         image = image[None, None].to(self.device, memory_format=torch.channels_last_3d)
         return image, tissue[None].to(self.device)
