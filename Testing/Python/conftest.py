@@ -29,6 +29,15 @@ def shared_data() -> Path:
 
 
 @pytest.fixture(scope="session")
+def upstream_fixtures(shared_data) -> Path:
+    """Folder of state dicts of the published classes, with inputs and outputs."""
+    folder = shared_data.parent / "fixtures" / "upstream"
+    if not folder.is_dir():
+        pytest.skip(f"needs the published networks' numbers in {folder}")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def tiny_card() -> ModelCard:
     """Card of a small network on a coarse grid: fast, and of no use but for tests."""
     return ModelCard.from_dict(
@@ -45,7 +54,7 @@ def tiny_card() -> ModelCard:
                 "decoder": [8, 4],
                 "iterations": 3,
             },
-            "classes": [c for c in BRAIN_TISSUE_CLASSES],
+            "classes": list(BRAIN_TISSUE_CLASSES),
             "input": {
                 "modality": "any MRI contrast",
                 "voxel_size": [8, 8, 8],

@@ -90,12 +90,15 @@ class InputSpec:
         voxel_size: mm, along the axes of `orientation`.
         orientation: three letters, the directions in which the axes of the network's grid run.
         normalisation: {"method": "percentile", "low": …, "high": …} or {"method": "none"}.
+        slice_plane: "axial", "coronal" or "sagittal" for a 2D network, which takes a volume
+            slice by slice; None for a 3D one.
     """
 
     modality: str
     voxel_size: tuple[float, float, float]
     orientation: str
     normalisation: dict[str, Any]
+    slice_plane: str | None = None
 
 
 @dataclass(frozen=True)
@@ -162,6 +165,7 @@ class ModelCard:
                 voxel_size=tuple(float(v) for v in card["input"]["voxel_size"]),
                 orientation=card["input"]["orientation"],
                 normalisation=dict(card["input"]["normalisation"]),
+                slice_plane=card["input"].get("slice_plane"),
             ),
             training=dict(card["training"]),
             licence=card["licence"],
@@ -171,6 +175,7 @@ class ModelCard:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the card as JSON types; `from_dict` gives it back."""
+        plane = self.input.slice_plane
         return {
             "format_version": FORMAT_VERSION,
             "name": self.name,
@@ -183,6 +188,7 @@ class ModelCard:
                 "voxel_size": list(self.input.voxel_size),
                 "orientation": self.input.orientation,
                 "normalisation": self.input.normalisation,
+                **({"slice_plane": plane} if plane else {}),
             },
             "training": self.training,
             "licence": self.licence,

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from ..errors import CheckpointError, OutputError
-from ..networks import MRFUNet, MRFUNetConfig
+from . import architectures
 from .card import ModelCard
 from .header import CARD_KEY, find_checkpoint, read_info
 
@@ -32,18 +32,24 @@ class Checkpoint:
 
 def build_network(card: ModelCard, source: str = "model card") -> nn.Module:
     """Build the network that a card describes, with initial weights."""
-    hyper_parameters = {k: v for k, v in card.architecture.items() if k != "type"}
     try:
-        network = MRFUNet(MRFUNetConfig(**hyper_parameters))
+        network = architectures.build(card.architecture)
     except (TypeError, ValueError) as error:
         raise CheckpointError(
             f"{source}: the card's architecture cannot be built ({error}). "
             "Correct the card, or update the extension."
         ) from error
-    if network.config.classes != len(card.classes):
+    classes = architectures.number_of_classes(network)
+    if classes != len(card.classes):
         raise CheckpointError(
             f"{source}: the card names {len(card.classes)} classes, "
-            f"but the network has {network.config.classes}. Correct the card."
+            f"but the network has {classes}. Correct the card."
+        )
+    if (network.config.dim == 2) != (card.input.slice_plane is not None):
+        raise CheckpointError(
+            f"{source}: the network is {network.config.dim}D, so the card's input.slice_plane "
+            + ("must name the plane of its images" if network.config.dim == 2 else "must go")
+            + " (axial, coronal or sagittal is for 2D networks). Correct the card."
         )
     return network
 

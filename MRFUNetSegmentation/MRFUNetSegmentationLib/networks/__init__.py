@@ -2,6 +2,15 @@
 
 from .mrf import MRF, mean_field
 from .mrf_unet import MRFUNet, MRFUNetConfig
+from .probabilistic_unet import ProbabilisticUNet, ProbabilisticUNetConfig
 from .unet import UNet
 
-__all__ = ["MRF", "MRFUNet", "MRFUNetConfig", "UNet", "mean_field"]
+__all__ = [
+    "MRF",
+    "MRFUNet",
+    "MRFUNetConfig",
+    "ProbabilisticUNet",
+    "ProbabilisticUNetConfig",
+    "UNet",
+    "mean_field",
+]

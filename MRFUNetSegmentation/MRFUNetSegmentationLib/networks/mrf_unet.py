@@ -27,7 +27,7 @@ class MRFUNetConfig:
         in_channels: channels of the image.
         encoder: filters of the U-Net's encoder layers, finest first.
         decoder: filters of its decoder layers, coarsest first, then of the full-resolution ones.
-        norm: normalisation in the U-Net, "batch" as in the paper or "instance".
+        norm: normalisation in the U-Net, "batch" as in the paper, "instance" or "none".
         layers: convolutions per level of the U-Net; 1 in the paper (see `UNet`).
         mrf: False for a U-Net on its own (the paper's baseline).
         mrf_filters: hidden channels of the MRF; None means min(K^2, 64).

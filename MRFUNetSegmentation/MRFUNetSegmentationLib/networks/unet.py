@@ -16,7 +16,7 @@ from torch.nn import functional
 LEAKY_SLOPE = 0.2
 KERNEL_SIZE = 3
 STRIDE = 2
-NORMS = ("batch", "instance")
+NORMS = ("batch", "instance", "none")
 
 _CONV = {2: nn.Conv2d, 3: nn.Conv3d}
 _CONV_TRANSPOSED = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
@@ -60,7 +60,7 @@ class ConvBlock(nn.Module):
 
     def __init__(self, conv: nn.Module, dim: int, norm: str, *, activate: bool = True) -> None:
         super().__init__()
-        kind = _BATCH_NORM[dim] if norm == "batch" else InstanceNorm
+        kind = {"batch": _BATCH_NORM[dim], "instance": InstanceNorm, "none": nn.Identity}[norm]
         self.norm = kind(conv.in_channels)
         self.conv = conv
         self.activation = nn.LeakyReLU(LEAKY_SLOPE, inplace=True) if activate else nn.Identity()
@@ -101,7 +101,7 @@ class UNet(nn.Module):
         classes: channels of the output (K, the background or "other" class included).
         encoder: filters of each encoder layer, finest first.
         decoder: filters of each decoder layer, coarsest first, then the full-resolution ones.
-        norm: "batch" as in the paper, or "instance" (see `InstanceNorm`).
+        norm: "batch" as in the paper, "instance" (see `InstanceNorm`) or "none".
         layers: convolutions per level of the encoder and of the decoder, the one that changes
             the size included; 1 in the paper.
 

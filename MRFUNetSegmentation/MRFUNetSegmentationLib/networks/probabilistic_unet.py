@@ -1,0 +1,253 @@
+"""Probabilistic U-Net: a conditional variational auto-encoder around a U-Net.
+
+Kohl, Romera-Paredes, Meyer, De Fauw, Ledsam, Maier-Hein, Eslami, Rezende, Ronneberger: "A
+Probabilistic U-Net for Segmentation of Ambiguous Images", NeurIPS 2018 (arXiv 1806.05034). The
+arithmetic follows the published PyTorch port, so that checkpoints trained with it can be used.
+
+Sampling is split so that the expensive part is done once for an image:
+
+    projected = network.project(network.features(image))
+    prior = network.prior(image)
+    for epsilon in …:
+        logits = network.decode(projected, prior.mean + prior.stddev * epsilon)
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Independent, Normal
+from torch.nn import functional
+
+from .unet import KERNEL_SIZE, convolution
+
+_POOL = {2: functional.avg_pool2d, 3: functional.avg_pool3d}
+_UPSAMPLING = {2: "bilinear", 3: "trilinear"}
+
+
+@dataclass(frozen=True)
+class ProbabilisticUNetConfig:
+    """Hyper-parameters of a `ProbabilisticUNet`; the defaults are the published port's.
+
+    Attributes:
+        dim: number of spatial dimensions, 2 or 3.
+        classes: channels of the output: 1 for a sigmoid (background and one structure), else the
+            K classes of a softmax, the background or "other" class included.
+        in_channels: channels of the image.
+        filters: filters at each scale, finest first.
+        convolutions: convolutions per scale.
+        latent: dimension of the latent space.
+        f_comb_layers: 1x1(x1) convolutions of f_comb, the last one to the classes included.
+    """
+
+    dim: int = 2
+    classes: int = 1
+    in_channels: int = 1
+    filters: tuple[int, ...] = (32, 64, 128, 192)
+    convolutions: int = 3
+    latent: int = 6
+    f_comb_layers: int = 4
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "filters", tuple(self.filters))
+        for name, least in (
+            ("classes", 1), ("in_channels", 1), ("convolutions", 1), ("latent", 1),
+            ("f_comb_layers", 2),
+        ):  # fmt: skip
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        if not self.filters:
+            raise ValueError("filters: at least one scale is needed")
+
+    def to_dict(self) -> dict:
+        """Return the hyper-parameters as JSON types."""
+        return {
+            key: list(value) if isinstance(value, tuple) else value
+            for key, value in asdict(self).items()
+        }
+
+
+class ConvStack(nn.Sequential):
+    """Padded 3x3(x3) convolutions, each followed by a ReLU."""
+
+    def __init__(self, dim: int, in_channels: int, filters: int, number: int) -> None:
+        layers: list[nn.Module] = []
+        for channels in (in_channels, *[filters] * (number - 1)):
+            layers += [convolution(dim)(channels, filters, KERNEL_SIZE, padding=1), nn.ReLU(True)]
+        super().__init__(*layers)
+
+
+class Encoder(nn.Module):
+    """Contracting path: a stack of convolutions at each scale, average pooling between them."""
+
+    def __init__(
+        self, dim: int, in_channels: int, filters: Sequence[int], convolutions: int
+    ) -> None:
+        super().__init__()
+        self.pool = _POOL[dim]
+        self.scales = nn.ModuleList(
+            ConvStack(dim, i, o, convolutions)
+            for i, o in itertools.pairwise((in_channels, *filters))
+        )
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """Return the features at each scale, finest first, of an image (B, C, *spatial).
+
+        Any size works: windows of the pooling that stick out average what lies inside.
+        """
+        features = [self.scales[0](image)]
+        for scale in self.scales[1:]:
+            features.append(scale(self.pool(features[-1], 2, ceil_mode=True)))
+        return features
+
+
+class FeatureUNet(nn.Module):
+    """The deterministic U-Net, without an output layer."""
+
+    def __init__(self, config: ProbabilisticUNetConfig) -> None:
+        super().__init__()
+        dim, filters = config.dim, config.filters
+        self.mode = _UPSAMPLING[dim]
+        self.encoder = Encoder(dim, config.in_channels, filters, config.convolutions)
+        self.decoder = nn.ModuleList(
+            ConvStack(dim, below + own, own, config.convolutions)
+            for own, below in reversed(list(itertools.pairwise(filters)))
+        )
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Return features (B, F, *spatial) of an image whose sides divide by the stride."""
+        *skips, x = self.encoder(image)
+        for stack in self.decoder:
+            x = functional.interpolate(x, scale_factor=2, mode=self.mode, align_corners=True)
+            x = stack(torch.cat((x, skips.pop()), dim=1))
+        return x
+
+
+class GaussianEncoder(nn.Module):
+    """Axis-aligned Gaussian over the latent space, from an image (and, posterior, its labels)."""
+
+    def __init__(self, config: ProbabilisticUNetConfig, in_channels: int) -> None:
+        super().__init__()
+        self.encoder = Encoder(config.dim, in_channels, config.filters, config.convolutions)
+        self.moments = nn.Linear(config.filters[-1], 2 * config.latent)
+
+    def forward(self, x: Tensor) -> Independent:
+        """Return the Gaussian (B, latent) of an input (B, C, *spatial)."""
+        pooled = self.encoder(x)[-1].flatten(2).mean(2)
+        mean, log_scale = self.moments(pooled).chunk(2, dim=1)
+        return Independent(Normal(mean, log_scale.exp(), validate_args=False), 1)
+
+
+class FComb(nn.Module):
+    """Combines features and a latent vector to logits by 1x1(x1) convolutions.
+
+    The first of them is linear in [features; z], so it is kept as two: what it does to the
+    features is computed once for an image, and a sample adds one vector.
+    """
+
+    def __init__(self, config: ProbabilisticUNetConfig) -> None:
+        super().__init__()
+        conv, width = convolution(config.dim), config.filters[0]
+        self.features = conv(width, width, 1)
+        self.latent = nn.Linear(config.latent, width, bias=False)
+        self.hidden = nn.ModuleList(conv(width, width, 1) for _ in range(config.f_comb_layers - 2))
+        self.final = conv(width, config.classes, 1)
+
+    def forward(self, projected: Tensor, z: Tensor) -> Tensor:
+        """Return logits (B, K, *spatial) of projected features (B, F, *spatial), z (B, latent)."""
+        shift = self.latent(z)
+        x = functional.relu(projected + shift.view(*shift.shape, *[1] * (projected.dim() - 2)))
+        for layer in self.hidden:
+            x = functional.relu(layer(x), inplace=True)
+        return self.final(x)
+
+
+class ProbabilisticUNet(nn.Module):
+    """Samples plausible segmentations of an image."""
+
+    def __init__(self, config: ProbabilisticUNetConfig) -> None:
+        super().__init__()
+        convolution(config.dim)  # refuses other dimensions than 2 and 3
+        self.config = config
+        self.unet = FeatureUNet(config)
+        self.prior_encoder = GaussianEncoder(config, config.in_channels)
+        self.posterior_encoder = GaussianEncoder(config, config.in_channels + 1)
+        self.f_comb = FComb(config)
+        for module in self.modules():
+            if isinstance(module, convolution(config.dim)):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+                nn.init.zeros_(module.bias)
+
+    @property
+    def stride(self) -> int:
+        """Total stride: sides that divide by it need no padding."""
+        return 2 ** (len(self.config.filters) - 1)
+
+    def forward(self, image: Tensor, epsilon: Tensor | None = None) -> Tensor:
+        """Return the class probabilities (B, K, *spatial) of one hypothesis.
+
+        Args:
+            image: (B, C, *spatial).
+            epsilon: (B, latent) or (latent,), the latent in units of the prior's standard
+                deviation from its mean; None for the prior's mean.
+        """
+        prior = self.prior(image)
+        z = prior.mean if epsilon is None else prior.mean + prior.stddev * epsilon
+        return self.probabilities(self.decode(self.project(self.features(image)), z))
+
+    def features(self, image: Tensor) -> Tensor:
+        """Return the U-Net's features (B, F, *spatial) of an image (B, C, *spatial).
+
+        Sides that do not divide by the stride are padded with the values at the border, which
+        look most like more of the same, and cropped again.
+
+        Raises:
+            ValueError: if the image has the wrong number of dimensions or channels.
+        """
+        self._check(image)
+        size = image.shape[2:]
+        missing = [-n % self.stride for n in size]
+        if any(missing):
+            widths = [w for m in reversed(missing) for w in (m // 2, m - m // 2)]
+            image = functional.pad(image, widths, mode="replicate")
+        inner = tuple(slice(m // 2, m // 2 + n) for m, n in zip(missing, size, strict=True))
+        return self.unet(image)[(slice(None), slice(None), *inner)]
+
+    def prior(self, image: Tensor) -> Independent:
+        """Return p(z | x), a Gaussian over (B, latent), of an image (B, C, *spatial)."""
+        self._check(image)
+        return self.prior_encoder(image)
+
+    def posterior(self, image: Tensor, labels: Tensor) -> Independent:
+        """Return q(z | x, y), a Gaussian over (B, latent).
+
+        Args:
+            image: (B, C, *spatial).
+            labels: (B, *spatial), values 0 .. K - 1; they enter as one channel.
+        """
+        self._check(image)
+        return self.posterior_encoder(torch.cat((image, labels[:, None].to(image)), dim=1))
+
+    def project(self, features: Tensor) -> Tensor:
+        """Return what f_comb's first layer makes of features (B, F, *spatial), without z."""
+        return self.f_comb.features(features)
+
+    def decode(self, projected: Tensor, z: Tensor) -> Tensor:
+        """Return the logits (B, K, *spatial) of projected features and a latent z (B, latent)."""
+        return self.f_comb(projected, z)
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Return class probabilities (B, K, *spatial): sigmoid of one channel, else softmax."""
+        return logits.sigmoid() if self.config.classes == 1 else logits.softmax(dim=1)
+
+    def _check(self, image: Tensor) -> None:
+        dim, channels = self.config.dim, self.config.in_channels
+        if image.dim() != dim + 2 or image.shape[1] != channels:
+            raise ValueError(
+                f"expected an image (batch, {channels}, {dim} spatial dimensions), "
+                f"got shape {tuple(image.shape)}"
+            )
