@@ -11,7 +11,7 @@ from MRFUNetSegmentationLib.cli.main import main
 from MRFUNetSegmentationLib.inference.engine import Segmenter
 from MRFUNetSegmentationLib.inference.image_files import read_volume_file
 from MRFUNetSegmentationLib.training.labels import GREY_MATTER, WHITE_MATTER, tissue_table
-from MRFUNetSegmentationLib.training.validation import dice, mean_dice
+from MRFUNetSegmentationLib.training.metrics import dice, mean_dice
 
 
 @pytest.fixture(scope="module", autouse=True)

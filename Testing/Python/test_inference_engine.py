@@ -11,7 +11,7 @@ import SimpleITK as sitk
 import torch
 from MRFUNetSegmentationLib.checkpoints.load import load_checkpoint
 from MRFUNetSegmentationLib.errors import Cancelled, DeviceError, InputError
-from MRFUNetSegmentationLib.inference import engine
+from MRFUNetSegmentationLib.inference import run
 from MRFUNetSegmentationLib.inference.devices import (
     describe_devices,
     resolve_device,
@@ -178,10 +178,10 @@ def test_progress_rises_to_one_through_all_stages(segmenter):
     assert fractions[0] == 0
     assert fractions[-1] == 1
     stages = list(dict.fromkeys(stage for stage, _ in seen))
-    assert stages == [engine.RESAMPLING, engine.UNET, engine.MEAN_FIELD, engine.BACK]
+    assert stages == [run.RESAMPLING, run.UNET, run.MEAN_FIELD, run.BACK]
 
 
-@pytest.mark.parametrize("stage", [engine.RESAMPLING, engine.UNET, engine.MEAN_FIELD, engine.BACK])
+@pytest.mark.parametrize("stage", [run.RESAMPLING, run.UNET, run.MEAN_FIELD, run.BACK])
 def test_cancel_in_every_stage(segmenter, stage):
     current = []
     with pytest.raises(Cancelled):
@@ -194,15 +194,17 @@ def test_cancel_in_every_stage(segmenter, stage):
 
 
 def test_cancel_is_honoured_within_a_second(segmenter):
-    array = head((120, 120, 120))
+    array = head((200, 200, 200))
     asked = []
 
     def cancelled() -> bool:
-        asked.append(time.monotonic())
+        # Computing time of the one thread that tests have: the machine may be busy.
+        asked.append(time.process_time())
         return False
 
     segmenter.segment(Volume(array, geometry(array)), cancelled=cancelled)
-    assert max(np.diff(asked)) < 5  # a tile or a second; the machine may be busy
+    assert max(np.diff(asked)) < 2.5  # one layer; two threads take half as long
+    assert not any(m._forward_pre_hooks for m in segmenter.network.modules())
 
 
 @pytest.mark.parametrize("name", ["gpu", "cuda:x", "", "cpu:0", "CUDA"])

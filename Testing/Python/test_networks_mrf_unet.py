@@ -1,8 +1,12 @@
 """The MRF-UNet against the golden vectors and the published network's facts."""
 
+import itertools
+
 import pytest
 import torch
 from MRFUNetSegmentationLib.networks import MRF, MRFUNet, MRFUNetConfig, mean_field
+from MRFUNetSegmentationLib.networks import mrf as mrf_module
+from MRFUNetSegmentationLib.networks.mrf import log_posterior
 
 
 def fill_with_sines(network: MRFUNet, scale: float) -> None:
@@ -108,14 +112,48 @@ def test_free_centre_is_honoured():
     assert (r.grad[0, :, 3, 3] != 0).any()
 
 
-def test_slabs_give_the_whole_volumes_potentials(monkeypatch):
+BLOCKS = [1, 40, 90, 250, 10**6]
+
+
+@pytest.mark.parametrize("voxels", BLOCKS)
+@pytest.mark.parametrize("shape", [(11, 6, 5), (1, 6, 5), (2, 3, 4), (7, 9)], ids=str)
+@pytest.mark.parametrize("extra_layers", [0, 2])
+def test_blocks_without_gradients_give_the_same_as_the_whole_with(
+    monkeypatch, shape, voxels, extra_layers
+):
     torch.manual_seed(0)
-    mrf = MRF(3, 4).double()
-    r = torch.rand(2, 4, 11, 6, 5, dtype=torch.float64)
-    whole = mrf(r)
-    monkeypatch.setattr("MRFUNetSegmentationLib.networks.mrf.SLAB_VALUES", 2 * 2 * 6 * 5 * 16)
+    monkeypatch.setitem(mrf_module._BLOCK_VOXELS, "cpu", voxels)
+    mrf = MRF(len(shape), 4, extra_layers=extra_layers).double()
+    log_f = torch.log_softmax(torch.randn(3, 4, *shape, dtype=torch.float64), 1)
+    *_, whole = mean_field(log_f, mrf, 3, w=0.7)
     with torch.no_grad():
-        torch.testing.assert_close(mrf(r), whole, rtol=0, atol=1e-12)
+        *_, blocks = mean_field(log_f, mrf, 3, w=0.7)
+    torch.testing.assert_close(blocks, whole.detach(), rtol=0, atol=1e-12)
+
+
+def test_log_posterior_is_the_logarithm_of_the_last_responsibilities():
+    torch.manual_seed(0)
+    mrf = MRF(2, 3).double()
+    log_f = torch.log_softmax(torch.randn(1, 3, 6, 6, dtype=torch.float64), 1)
+    for iterations, w in ((1, 1.0), (4, 1.0), (1, 0.5), (4, 0.5)):
+        *_, last = mean_field(log_f, mrf, iterations, w)
+        torch.testing.assert_close(log_posterior(log_f, mrf, iterations, w).exp(), last)
+
+
+def test_tolerance_ends_the_iterations_early_and_changes_little():
+    torch.manual_seed(0)
+    mrf = MRF(3, 4)
+    log_f = torch.log_softmax(3 * torch.randn(1, 4, 20, 20, 20), 1)
+    with torch.no_grad():
+        all_steps = list(mean_field(log_f, mrf, 30))
+        early = list(mean_field(log_f, mrf, 30, tolerance=1e-4))
+    assert 1 < len(early) < len(all_steps) == 30
+    for mine, full in zip(early, all_steps, strict=False):
+        assert torch.equal(mine, full)
+    moved = [(0.5 * (b - a).abs().sum(1)).mean() for a, b in itertools.pairwise(early)]
+    assert moved[-1] < 1e-4 <= min(moved[:-1])
+    changed = early[-1].argmax(1) != all_steps[-1].argmax(1)
+    assert changed.float().mean() <= 1e-3
 
 
 def test_mean_field_by_hand():
@@ -136,9 +174,9 @@ def test_mean_field_by_hand():
         return odds / (1 + odds)
 
     left, right = 0.5, 0.5
-    for log_r in mean_field(log_f, mrf, 3):
+    for r in mean_field(log_f, mrf, 3):
         left, right = update(right, 0.6), update(0.0, 0.3)
-        assert log_r.exp()[0, 0, 0].tolist() == pytest.approx([left, right], abs=1e-12)
+        assert r[0, 0, 0].tolist() == pytest.approx([left, right], abs=1e-12)
 
 
 def test_damping_mixes_new_and_old():
@@ -147,7 +185,7 @@ def test_damping_mixes_new_and_old():
     log_f = torch.log_softmax(torch.randn(1, 3, 6, 6, dtype=torch.float64), 1)
     (undamped,) = mean_field(log_f, mrf, 1)
     (damped,) = mean_field(log_f, mrf, 1, w=0.3)
-    torch.testing.assert_close(damped.exp(), 0.3 * undamped.exp() + 0.7 / 3)
+    torch.testing.assert_close(damped, 0.3 * undamped + 0.7 / 3)
 
 
 def test_iterations_are_fixed_at_test_and_drawn_within_the_range_in_training(monkeypatch):

@@ -42,7 +42,7 @@ def run(options: argparse.Namespace) -> int:
     code = segment.run(options)
 
     from ..checkpoints.load import load_checkpoint
-    from ..training.validation import dice
+    from ..training.metrics import dice
 
     labels = sitk.GetArrayFromImage(sitk.ReadImage(str(options.output / LABEL_MAP)))
     values = {c.name: c.value for c in load_checkpoint(options.model).card.segments}

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from ..checkpoints.card import ModelCard
 from ..checkpoints.load import Checkpoint
-from ..errors import Cancelled, InputError
+from ..errors import InputError
+from ..networks import MRFUNet
+from .batches import Slices, WholeVolume, slice_axis
 from .devices import describe_device, resolve_device
-from .grid import ModelGrid
+from .grid import ModelGrid, nearest_axes
+from .mrf_unet import MRFUNetPredictor
 from .normalise import percentile_normalise
-from .tiles import Tiling, blend
+from .probabilistic import ProbabilisticPredictor
+from .run import BACK, DECODING, RESAMPLING, Progress, Run
 from .volume import Geometry, Volume
 
 # Voxels of context kept around what is not background.
@@ -27,17 +30,10 @@ _SMALLEST_SIDE = 8
 # Above this the U-Net works tile by tile. A whole head of 256^3 voxels takes the shipped network
 # 3.9 GB of resident memory.
 _WHOLE_VOXELS = 18_000_000
-_SMALLEST_TILE = 96
+# Smaller tiles than this do not help a device that is out of memory.
+_SMALLEST_WHOLE = 96**3
 
-Progress = Callable[[str, float], None]
-RESAMPLING, UNET, MEAN_FIELD, BACK = (
-    "Resampling",
-    "U-Net",
-    "Mean field",
-    "Back to the volume's grid",
-)
-# Share of the run that is over when each stage begins, measured on two CPU cores.
-_BEGINS = {RESAMPLING: 0.0, UNET: 0.1, MEAN_FIELD: 0.4, BACK: 0.9}
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True)
@@ -95,50 +91,138 @@ class Segmenter:
         progress: Progress = lambda stage, fraction: None,
         cancelled: Callable[[], bool] = lambda: False,
     ) -> Segmentation:
-        """Segment a volume.
+        """Segment a volume; by a Probabilistic U-Net, at the mean of the prior.
 
         Args:
             volume: any 3D scalar volume.
             progress: called with the stage's name and the share of the run that is over.
-            cancelled: asked at least once a second or once a tile.
+            cancelled: asked at every layer of the network and every mean-field iteration.
 
         Raises:
             InputError: if the volume is too small for the network.
             Cancelled: as soon as `cancelled` says so.
         """
-        run = _Run(progress, cancelled)
-        run.begin(RESAMPLING)
-        if (self.device, self.whole_voxels) != self._wanted:
-            self._move_to(*self._wanted)  # an earlier run had to step down
-        card = self.checkpoint.card
-        grid = ModelGrid.of(volume.geometry, card.input.voxel_size, card.input.orientation)
-        _check_size(grid)
-        image = self._normalised(volume, grid)
-        box = self._occupied(image)
-        run.check()
-
-        posterior = self._on_device(image[box], run)
-
+        run = Run(progress, cancelled)
+        image, box, grid = self._prepared(volume, run)
+        posterior = self._on_device(lambda p: p.posterior(image[box], run), image.numel(), run)
         run.begin(BACK)
-        labels = self._labels(posterior, box, grid, run)
+        labels = self._labels(posterior, box, grid, run.advance)
         run.end()
-        return Segmentation(
-            labels=labels,
-            geometry=volume.geometry,
-            card=card,
-            sha256=self.checkpoint.sha256,
-            device=describe_device(self.device),
-            timings=run.timings,
-            warnings=run.warnings,
-        )
+        return self._segmentation(labels, volume, run)
+
+    @torch.inference_mode()
+    def samples(
+        self,
+        volume: Volume,
+        number: int,
+        seed: int = 0,
+        progress: Progress = lambda stage, fraction: None,
+        cancelled: Callable[[], bool] = lambda: False,
+    ) -> Iterator[Segmentation]:
+        """Yield plausible segmentations of a volume, one by one.
+
+        The latents are drawn on the CPU, so that a seed gives the same samples on every device,
+        and the first n samples do not depend on how many are drawn.
+
+        Args:
+            volume: any 3D scalar volume.
+            number: how many, at least 1.
+            seed: of the latents.
+            progress: as for `segment`.
+            cancelled: as for `segment`.
+
+        Raises:
+            InputError: if the volume is too small, or the model is none that samples.
+            Cancelled: as soon as `cancelled` says so.
+        """
+        if not isinstance(self._predictor, ProbabilisticPredictor):
+            raise InputError(
+                f"The model {self.checkpoint.card.name} gives one segmentation and no samples. "
+                "Choose a Probabilistic U-Net model."
+            )
+        if number < 1:
+            raise InputError(f"At least 1 sample is needed, not {number}.")
+        run = Run(progress, cancelled)
+        image, box, grid = self._prepared(volume, run)
+        encoding = self._on_device(lambda p: p.encode(image[box], run), image.numel(), run)
+        rng = torch.Generator().manual_seed(seed)
+        run.begin(DECODING)
+        for n in range(number):
+            epsilon = torch.randn(self.checkpoint.network.config.latent, generator=rng)
+            posterior = self._predictor.decode(encoding, epsilon, run)
+            labels = self._labels(posterior, box, grid, lambda fraction: run.check())
+            run.advance((n + 1) / number)
+            yield self._segmentation(labels, volume, run)
+        run.end()
 
     def _move_to(self, device: torch.device, whole_voxels: int) -> None:
         self.device = device
         self.whole_voxels = whole_voxels
-        network = self.checkpoint.network
-        # Several times faster on the CPU than the default layout.
-        self.layout = torch.channels_last_3d if network.config.dim == 3 else torch.channels_last
-        self.network = network.to(device, memory_format=self.layout)
+        network, card = self.checkpoint.network, self.checkpoint.card
+        if network.config.in_channels != 1:
+            raise InputError(
+                f"The model {card.name} takes {network.config.in_channels} images at once; "
+                "only models of a single image can be used. Choose another model."
+            )
+        if card.input.slice_plane:
+            batches = Slices(slice_axis(card.input.slice_plane, card.input.orientation))
+        else:
+            batches = WholeVolume(network.stride, whole_voxels)
+        self.network = network.to(device, memory_format=batches.layout)
+        kind = MRFUNetPredictor if isinstance(network, MRFUNet) else ProbabilisticPredictor
+        self._predictor = kind(self.network, batches, device)
+
+    def _prepared(
+        self, volume: Volume, run: Run
+    ) -> tuple[Tensor, tuple[slice, slice, slice], ModelGrid]:
+        """Bring the volume to the model's grid; also the box of what is not background there."""
+        run.begin(RESAMPLING)
+        if (self.device, self.whole_voxels) != self._wanted:
+            self._move_to(*self._wanted)  # an earlier run had to step down
+        card = self.checkpoint.card
+        grid = ModelGrid.of(volume.geometry, self._voxel_size(volume), card.input.orientation)
+        self._check_size(grid)
+        image = self._normalised(volume, grid)
+        box = self._occupied(image)
+        run.check()
+        return image, box, grid
+
+    def _voxel_size(self, volume: Volume) -> tuple[float, float, float]:
+        """The card's voxel size; across the slices of a 2D network, the volume's own."""
+        card = self.checkpoint.card.input
+        if card.slice_plane is None:
+            return card.voxel_size
+        size = list(card.voxel_size)
+        across = slice_axis(card.slice_plane, card.orientation)
+        axes, _ = nearest_axes(np.asarray(volume.geometry.direction), card.orientation)
+        size[across] = volume.geometry.spacing[axes[across]]
+        return tuple(size)
+
+    def _check_size(self, grid: ModelGrid) -> None:
+        card = self.checkpoint.card.input
+        needed = [_SMALLEST_SIDE] * 3
+        if card.slice_plane:
+            needed[slice_axis(card.slice_plane, card.orientation)] = 1
+        if all(n >= least for n, least in zip(grid.shape, needed, strict=True)):
+            return
+        extent = " x ".join(f"{n * s:.0f}" for n, s in zip(grid.shape, grid.spacing, strict=True))
+        raise InputError(
+            f"The volume covers only {extent} mm, which is "
+            f"{' x '.join(map(str, grid.shape))} voxels of the network's grid; at least "
+            f"{' x '.join(map(str, needed))} are needed. "
+            "Check the voxel spacing, or choose a complete 3D volume."
+        )
+
+    def _segmentation(self, labels: np.ndarray, volume: Volume, run: Run) -> Segmentation:
+        return Segmentation(
+            labels=labels,
+            geometry=volume.geometry,
+            card=self.checkpoint.card,
+            sha256=self.checkpoint.sha256,
+            device=describe_device(self.device),
+            timings=dict(run.timings),
+            warnings=list(run.warnings),
+        )
 
     def _normalised(self, volume: Volume, grid: ModelGrid) -> Tensor:
         """Bring the volume to the model's grid and the card's range of intensities."""
@@ -171,22 +255,22 @@ class Segmenter:
             )
         return tuple(box)
 
-    def _on_device(self, image: Tensor, run: _Run) -> Tensor:
-        """Return the posteriors (K, *shape), on a smaller scale or the CPU if memory runs out."""
+    def _on_device(self, compute: Callable[[Any], _Result], voxels: int, run: Run) -> _Result:
+        """Return compute(predictor), on a smaller scale or the CPU if memory runs out."""
         while True:
             try:
-                return self._posterior(image, run)
+                return compute(self._predictor)
             except (torch.OutOfMemoryError, RuntimeError) as error:
                 if not _out_of_memory(error):
                     raise
-                self._step_down(image.numel(), run)
+                self._step_down(voxels, run)
 
-    def _step_down(self, voxels: int, run: _Run) -> None:
+    def _step_down(self, voxels: int, run: Run) -> None:
         smaller = min(self.whole_voxels, voxels) // 2
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-        if smaller >= _SMALLEST_TILE**3:
-            self.whole_voxels = smaller
+        if smaller >= _SMALLEST_WHOLE:
+            self._move_to(self.device, smaller)
             run.warn(f"Out of memory on {self.device}: going on with smaller tiles.")
         elif self.device.type != "cpu":
             run.warn(f"Out of memory on {self.device}: going on with the CPU, which is slower.")
@@ -197,48 +281,12 @@ class Segmenter:
                 "the volume to the head (in Slicer: Crop Volume module)."
             )
 
-    def _posterior(self, image: Tensor, run: _Run) -> Tensor:
-        padded, inner = self._padded(image)
-        run.begin(UNET)
-        logits = self._logits(padded, run)[None].to(self.device, memory_format=self.layout)
-        if self.network.mrf is None:
-            return functional.softmax(logits, dim=1)[(0, slice(None), *inner)].cpu()
-        run.begin(MEAN_FIELD)
-        iterations = self.network.config.iterations
-        steps = self.network.responsibilities(logits)
-        for number in range(1, iterations + 1):
-            posterior = next(steps)
-            run.advance(number / iterations)
-        return posterior[(0, slice(None), *inner)].cpu()
-
-    def _padded(self, image: Tensor) -> tuple[Tensor, tuple[slice, slice, slice]]:
-        """Pad with background to the network's smallest size; also where the image lies then."""
-        smallest = self.network.unet.minimum_size
-        before = [max(0, smallest - n) // 2 for n in image.shape]
-        after = [max(0, smallest - n) - b for n, b in zip(image.shape, before, strict=True)]
-        widths = [w for pair in zip(reversed(before), reversed(after), strict=True) for w in pair]
-        inner = tuple(slice(b, b + n) for b, n in zip(before, image.shape, strict=True))
-        return functional.pad(image, widths), inner
-
-    def _logits(self, image: Tensor, run: _Run) -> Tensor:
-        """Return the U-Net's logits (K, *shape), whole or in tiles."""
-        stride = 2 ** len(self.network.config.encoder)
-        tiling = Tiling(tuple(image.shape), _tile(image.shape, self.whole_voxels), stride)
-        done = 0
-
-        def compute(place: tuple[slice, slice, slice]) -> Tensor:
-            nonlocal done
-            run.check()
-            tile = image[place][None, None].to(self.device, memory_format=self.layout)
-            logits = self.network.logits(tile)[0]
-            done += 1
-            run.advance(done / len(tiling))
-            return logits
-
-        return blend(tiling, self.network.config.classes, compute)
-
     def _labels(
-        self, posterior: Tensor, box: tuple[slice, slice, slice], grid: ModelGrid, run: _Run
+        self,
+        posterior: Tensor,
+        box: tuple[slice, slice, slice],
+        grid: ModelGrid,
+        advance: Callable[[float], None],
     ) -> np.ndarray:
         """Interpolate each class's probability to the volume's grid and take the largest."""
         classes = self.checkpoint.card.classes
@@ -254,68 +302,8 @@ class Segmenter:
                 better = probability > best
                 best[better] = probability[better]
                 labels[better] = c.value
-            run.advance((c.value + 1) / len(classes))
+            advance((c.value + 1) / len(classes))
         return labels.numpy()
-
-
-class _Run:
-    """Progress, cancellation, timings and warnings of one run."""
-
-    def __init__(self, progress: Progress, cancelled: Callable[[], bool]) -> None:
-        self.timings: dict[str, float] = {}
-        self.warnings: list[str] = []
-        self._progress = progress
-        self._cancelled = cancelled
-        self._stage = ""
-        self._since = 0.0
-
-    def begin(self, stage: str) -> None:
-        self._close_stage()
-        self._stage, self._since = stage, time.perf_counter()
-        self.advance(0.0)
-
-    def advance(self, fraction: float) -> None:
-        """Report the share of the current stage that is over."""
-        self.check()
-        begins = list(_BEGINS.values())
-        first = _BEGINS[self._stage]
-        last = next((b for b in begins if b > first), 1.0)
-        self._progress(self._stage, first + (last - first) * fraction)
-
-    def check(self) -> None:
-        if self._cancelled():
-            raise Cancelled
-
-    def warn(self, text: str) -> None:
-        self.warnings.append(text)
-
-    def end(self) -> None:
-        self._close_stage()
-
-    def _close_stage(self) -> None:
-        if self._stage:
-            spent = time.perf_counter() - self._since
-            self.timings[self._stage] = self.timings.get(self._stage, 0.0) + spent
-
-
-def _check_size(grid: ModelGrid) -> None:
-    if min(grid.shape) < _SMALLEST_SIDE:
-        extent = " x ".join(f"{n * s:.0f}" for n, s in zip(grid.shape, grid.spacing, strict=True))
-        raise InputError(
-            f"The volume covers only {extent} mm, which is "
-            f"{' x '.join(map(str, grid.shape))} voxels of the network's grid; at least "
-            f"{_SMALLEST_SIDE} are needed along every axis. "
-            "Check the voxel spacing, or choose a complete 3D volume."
-        )
-
-
-def _tile(shape: tuple[int, ...], voxels: int) -> tuple[int, ...]:
-    """Halve the longest side until a tile has at most `voxels` voxels (rounded to 32)."""
-    tile = list(shape)
-    while np.prod(tile) > voxels and max(tile) > _SMALLEST_TILE:
-        longest = tile.index(max(tile))
-        tile[longest] = max(_SMALLEST_TILE, -(-(tile[longest] // 2 + 32) // 32) * 32)
-    return tuple(tile)
 
 
 def _out_of_memory(error: Exception) -> bool:

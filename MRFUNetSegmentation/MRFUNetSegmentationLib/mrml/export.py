@@ -16,7 +16,7 @@ from ..checkpoints.card import SegmentClass
 from ..errors import InputError, OutputError
 from ..inference.image_files import write_label_map
 from .geometry import exact_geometry, ijk_to_ras, to_vtk
-from .segmentations import PREFIX
+from .segmentations import PREFIX, ensure_display
 from .volumes import check_volume_node, voxels
 
 FILE_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
@@ -192,9 +192,7 @@ def _set_image(node, labels: np.ndarray, volume_node, undo: ExitStack) -> None:
 def _set_colours(node, classes: Sequence[SegmentClass], undo: ExitStack) -> None:
     """Show the label map in a colour table with the classes' names."""
     scene = node.GetScene()
-    if node.GetDisplayNode() is None:
-        undo.callback(_remove_display, node)
-        node.CreateDefaultDisplayNodes()
+    ensure_display(node, undo)
     display = node.GetDisplayNode()
     undo.callback(display.SetAndObserveColorNodeID, display.GetColorNodeID())
     old = display.GetColorNode()
@@ -225,9 +223,3 @@ def _colour_table(name: str, classes: Sequence[SegmentClass]):
         if c.terminology and hasattr(table, "SetTerminologyFromString"):
             table.SetTerminologyFromString(c.value, c.terminology.slicer_entry())
     return table
-
-
-def _remove_display(node) -> None:
-    display = node.GetDisplayNode()
-    if display is not None:
-        node.GetScene().RemoveNode(display)

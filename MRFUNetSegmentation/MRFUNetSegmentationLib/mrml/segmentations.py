@@ -69,7 +69,7 @@ def write_segmentation(
         node = _new_node(volume_node, undo) if segmentation_node is None else segmentation_node
         with _one_update(node):
             _remember_segments(node, undo)
-            _ensure_display(node, undo)
+            ensure_display(node, undo)
             _replace_segments(node, _oriented_image(labels, volume_node), classes)
             follows_already = _reference_volume_id(node) == volume_node.GetID()
             _follow_volume(node, volume_node, undo)
@@ -252,7 +252,13 @@ def _new_node(volume_node, undo: ExitStack):
     return node
 
 
-def _ensure_display(node, undo: ExitStack) -> None:
+def ensure_display(node, undo: ExitStack) -> None:
+    """Give a node display nodes if it has none.
+
+    Args:
+        node: any displayable node.
+        undo: gets what takes the change back.
+    """
     if node.GetDisplayNode() is None:
         undo.callback(_remove_display, node)
         node.CreateDefaultDisplayNodes()

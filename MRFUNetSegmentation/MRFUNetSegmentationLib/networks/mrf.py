@@ -6,8 +6,7 @@ label given its neighbours' is stationary and never sees the image.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -16,10 +15,10 @@ from torch.nn import functional
 from .unet import KERNEL_SIZE, LEAKY_SLOPE, convolution
 
 MAXIMUM_FILTERS = 64
-# Largest hidden layer (voxels x filters) that is computed at once without gradients; 1 GB.
-SLAB_VALUES = 2**28
-# The same on the CPU for inference: 4 MB, which stay in the cache.
-CPU_SLAB_VALUES = 2**20
+# Voxels that go through all layers of the MRF at once without gradients. On a CPU their hidden
+# layer then stays in the cache, which makes an iteration two to four times faster.
+_BLOCK_VOXELS = {"cpu": 2**18}
+_BLOCK_VOXELS_ELSEWHERE = 2**23
 
 
 class MRF(nn.Module):
@@ -62,27 +61,14 @@ class MRF(nn.Module):
         with torch.no_grad():
             self.neighbours.weight *= self.mask
 
+    @property
+    def kernel(self) -> Tensor:
+        """Weights (filters, K, 3, 3(, 3)) of the first layer, the centre zero."""
+        return self.neighbours.weight * self.mask
+
     def forward(self, responsibilities: Tensor) -> Tensor:
         """Return the log-potentials (B, K, *spatial) of responsibilities (B, K, *spatial)."""
-        size = responsibilities.shape[2]
-        slice_values = responsibilities[:, 0, 0].numel() * self.final.in_channels
-        thickness = max(1, SLAB_VALUES // slice_values)
-        if torch.is_grad_enabled() or thickness >= size:
-            return self._potentials(responsibilities)
-        # Slab by slab, so that the hidden layers of a large volume never exist at once. A slab
-        # sees one slice more on either side, so the result is exactly that of the whole.
-        result = torch.empty_like(responsibilities)
-        for start in range(0, size, thickness):
-            stop = min(start + thickness, size)
-            first, last = max(start - 1, 0), min(stop + 1, size)
-            slab = self._potentials(responsibilities[:, :, first:last])
-            result[:, :, start:stop] = slab[:, :, start - first : stop - first]
-        return result
-
-    def _potentials(self, responsibilities: Tensor) -> Tensor:
-        x = self.neighbours._conv_forward(
-            responsibilities, self.neighbours.weight * self.mask, self.neighbours.bias
-        )
+        x = self.neighbours._conv_forward(responsibilities, self.kernel, self.neighbours.bias)
         x = functional.leaky_relu(x, LEAKY_SLOPE, inplace=True)
         for layer in self.extra:
             x = functional.leaky_relu(layer(x), LEAKY_SLOPE, inplace=True)
@@ -90,140 +76,45 @@ class MRF(nn.Module):
 
 
 def mean_field(
-    log_likelihood: Tensor, mrf: MRF, iterations: int, w: float = 1.0
+    log_likelihood: Tensor, mrf: MRF, iterations: int, w: float = 1.0, tolerance: float = 0.0
 ) -> Iterator[Tensor]:
-    """Yield the log-responsibilities (B, K, *spatial) after each mean-field iteration.
+    """Yield the responsibilities (B, K, *spatial) after each mean-field iteration.
 
     Solves q(Z) = prod_i q_i for p(Z | X) proportional to p(Z) F(X): all voxels are updated in
     parallel by r <- softmax(ln F + MRF(r)), from r = 1/K, with damping r <- w new + (1 - w) old.
-    Differentiable, for training; `infer_responsibilities` is several times faster.
 
     Args:
         log_likelihood: ln F(X), the normalised log-probabilities of the U-Net (B, K, *spatial).
         mrf: the prior.
         iterations: number of iterations, at least 1.
         w: weight of the new responsibilities, in (0, 1].
+        tolerance: end early, after an iteration that moved less than this share of the
+            probability mass from class to class, averaged over voxels; 0 never does.
     """
     _check(iterations, w)
-    responsibilities = torch.full_like(log_likelihood, 1 / log_likelihood.shape[1])
+    responsibilities = _uniform(log_likelihood)
+    update = _update if torch.is_grad_enabled() else _update_in_blocks
     for _ in range(iterations):
-        log_new = functional.log_softmax(log_likelihood + mrf(responsibilities), dim=1)
+        new = update(log_likelihood, mrf, responsibilities)
         if w < 1:
-            log_new = torch.log(w * log_new.exp() + (1 - w) * responsibilities)
-        yield log_new
-        responsibilities = log_new.exp()
+            new = w * new + (1 - w) * responsibilities
+        yield new
+        if tolerance > 0 and _moved(responsibilities, new) < tolerance:
+            return
+        responsibilities = new
 
 
-@torch.no_grad()
-def infer_responsibilities(
-    logits: Tensor, mrf: MRF, iterations: int, w: float = 1.0, tolerance: float = 0.0
-) -> Iterator[Tensor]:
-    """Yield the responsibilities (B, K, *spatial) after each mean-field iteration of `mean_field`.
+def log_posterior(log_likelihood: Tensor, mrf: MRF, iterations: int, w: float = 1.0) -> Tensor:
+    """Return the logarithm of the last responsibilities of `mean_field`, for the cross-entropy.
 
-    Without gradients, and slab by slab: all layers of a slab of slices are computed before the
-    next slab's, so that what lies between them stays in the cache and never exists for the whole
-    volume.
-
-    Args:
-        logits: the U-Net's (B, K, *spatial); their normalisation makes no difference.
-        mrf: the prior.
-        iterations: number of iterations, at least 1.
-        w: weight of the new responsibilities, in (0, 1].
-        tolerance: stop early as soon as an undamped update changes the responsibilities of no
-            image by more than this, in total variation averaged over the voxels: the share of
-            the probability that changes class, in [0, 1]. 0 runs all iterations.
-
-    Yields:
-        A view of a buffer that later iterations overwrite; clone it to keep it.
+    Unlike the logarithm of what that yields, it is exact for small probabilities.
     """
     _check(iterations, w)
-    if not 0 <= tolerance < 1:
-        raise ValueError(f"the tolerance must lie in [0, 1), got {tolerance}")
-    batch, classes, size, *plane = logits.shape
-    slabs = _Slabs(mrf, size, plane, logits)
-    evidence = torch.empty_like(logits, memory_format=torch.contiguous_format)
-    torch.add(logits, mrf.final.bias.view(-1, *[1] * (1 + len(plane))), out=evidence)
-    evidence = evidence.flatten(2)
-
-    inside = slice(1, 1 + size)
-    old, new = (logits.new_zeros(batch, slabs.padded_size, *plane, classes) for _ in range(2))
-    old[:, inside] = 1 / classes
-    for _ in range(iterations):
-        # Per image: sum over voxels and classes of the absolute change.
-        change = logits.new_zeros(batch, dtype=torch.float64)
-        for image in range(batch):
-            for start in slabs.starts:
-                before, after = (slabs.voxels(r[image], start) for r in (old, new))
-                potentials = slabs.potentials(old[image], start, evidence[image])
-                after.copy_(potentials.softmax(0).t())
-                if w < 1:
-                    after.lerp_(before, 1 - w)
-                if tolerance:
-                    change[image] += (after - before).abs_().sum()
-        yield new[:, inside].movedim(-1, 1)
-        if tolerance and change.max() <= tolerance * w * 2 * evidence.shape[2]:
-            return
-        old, new = new, old
-
-
-class _Slabs:
-    """Division of a volume into slabs of slices, and the MRF's layers on one of them.
-
-    Responsibilities are kept channels last with one slice of zeros before the first slice and at
-    least one after the last, (padded_size, *plane, K), so that a slab and its two neighbouring
-    slices are always there.
-
-    Args:
-        mrf: the prior.
-        size: number of slices (the first spatial dimension).
-        plane: size of a slice.
-        like: a tensor of the device and the precision.
-    """
-
-    def __init__(self, mrf: MRF, size: int, plane: Sequence[int], like: Tensor) -> None:
-        self.mrf = mrf
-        self.size = size
-        self.plane_voxels = math.prod(plane)
-        slice_values = self.plane_voxels * mrf.final.in_channels
-        values = CPU_SLAB_VALUES if like.device.type == "cpu" else SLAB_VALUES
-        # A slab is computed as a batch of two windows, since torch hands a batch of one that has
-        # few slices to a convolution that is ten times slower.
-        number = math.ceil(size / max(2, values // slice_values))
-        self.window = math.ceil(size / (2 * number))
-        self.thickness = 2 * self.window
-        self.starts = range(0, size, self.thickness)
-        self.padded_size = len(self.starts) * self.thickness + 2
-        dim = 1 + len(plane)
-        self._padding = (0,) + (KERNEL_SIZE // 2,) * len(plane)
-        self._convolve = {2: functional.conv2d, 3: functional.conv3d}[dim]
-        self._weight = (mrf.neighbours.weight * mrf.mask).contiguous(
-            memory_format={2: torch.channels_last, 3: torch.channels_last_3d}[dim]
-        )
-
-    def voxels(self, padded: Tensor, start: int) -> Tensor:
-        """Return the slab from `start` of padded responsibilities as a view (voxels, K)."""
-        stop = min(start + self.thickness, self.size)
-        return padded[1 + start : 1 + stop].flatten(0, -2)
-
-    def potentials(self, padded: Tensor, start: int, evidence: Tensor) -> Tensor:
-        """Return evidence + MRF(responsibilities) of the slab from `start`, (K, voxels).
-
-        Args:
-            padded: responsibilities (padded_size, *plane, K).
-            start: first slice.
-            evidence: what is added to the log-potentials (K, all voxels); their bias included.
-        """
-        windows = padded[start : start + self.thickness + 2].unfold(0, self.window + 2, self.window)
-        windows = windows.movedim((-1, -2), (2, 1))  # (2, K, window + 2, *plane)
-        x = self._convolve(windows, self._weight, self.mrf.neighbours.bias, padding=self._padding)
-        x = functional.leaky_relu_(x.movedim(1, -1).flatten(0, -2), LEAKY_SLOPE)
-        for layer in self.mrf.extra:
-            x = torch.addmm(layer.bias, x, layer.weight.flatten(1).t())
-            x = functional.leaky_relu_(x, LEAKY_SLOPE)
-        place = slice(start * self.plane_voxels, (start + self.thickness) * self.plane_voxels)
-        evidence = evidence[:, place]
-        x = x[: evidence.shape[1]]
-        return torch.addmm(evidence, self.mrf.final.weight.flatten(1), x.t())
+    responsibilities = _uniform(log_likelihood)
+    if iterations > 1:
+        *_, responsibilities = mean_field(log_likelihood, mrf, iterations - 1, w)
+    log_new = functional.log_softmax(log_likelihood + mrf(responsibilities), dim=1)
+    return log_new if w == 1 else torch.log(w * log_new.exp() + (1 - w) * responsibilities)
 
 
 def _check(iterations: int, w: float) -> None:
@@ -231,3 +122,79 @@ def _check(iterations: int, w: float) -> None:
         raise ValueError(f"mean field needs at least 1 iteration, got {iterations}")
     if not 0 < w <= 1:
         raise ValueError(f"the damping weight w must lie in (0, 1], got {w}")
+
+
+def _uniform(log_likelihood: Tensor) -> Tensor:
+    return torch.full_like(log_likelihood, 1 / log_likelihood.shape[1])
+
+
+def _moved(old: Tensor, new: Tensor) -> float:
+    """Total variation distance between two distributions, averaged over voxels."""
+    voxels = new.numel() / new.shape[1]
+    # Class by class: the difference of all is as large as the responsibilities.
+    return sum(float((new[:, c] - old[:, c]).abs_().sum()) for c in range(new.shape[1])) / (
+        2 * voxels
+    )
+
+
+def _update(log_likelihood: Tensor, mrf: MRF, responsibilities: Tensor) -> Tensor:
+    return functional.softmax(log_likelihood + mrf(responsibilities), dim=1)
+
+
+def _update_in_blocks(log_likelihood: Tensor, mrf: MRF, responsibilities: Tensor) -> Tensor:
+    """`_update` without gradients, block by block through all layers."""
+    result = torch.empty_like(log_likelihood, memory_format=torch.contiguous_format)
+    kernel = mrf.kernel.contiguous(memory_format=_channels_last(mrf.kernel))
+    voxels = _BLOCK_VOXELS.get(log_likelihood.device.type, _BLOCK_VOXELS_ELSEWHERE)
+    if log_likelihood.dim() == 4:  # 2D: some of the slices at a time
+        number = max(1, voxels // log_likelihood[0, 0].numel())
+        for part in torch.arange(len(result)).split(number):
+            slices = slice(int(part[0]), int(part[-1]) + 1)
+            result[slices] = _updated(
+                log_likelihood[slices], mrf, kernel, responsibilities[slices], padding=(1, 1)
+            )
+        return result
+
+    for log_f, r, new in zip(log_likelihood, responsibilities, result, strict=True):
+        depth = r.shape[1]
+        r = functional.pad(r, (0, 0, 0, 0, 1, 1))
+        thickest = max(1, voxels // 2 // r[0, 0].numel())
+        start = 0
+        while start < depth:
+            # As a batch of two: torch takes the fast convolution for one small image only.
+            number = min(2, depth - start)
+            thickness = min(thickest, (depth - start) // number)
+            stop = start + number * thickness
+            slabs = r[:, start : stop + 2].unfold(1, thickness + 2, thickness)
+            slabs = slabs.permute(1, 0, 4, 2, 3)
+            log_f_slabs = log_f[:, start:stop].unflatten(1, (number, thickness)).transpose(0, 1)
+            slab = _updated(log_f_slabs, mrf, kernel, slabs, padding=(0, 1, 1))
+            new[:, start:stop] = slab.transpose(0, 1).flatten(1, 2)
+            start = stop
+    return result
+
+
+def _updated(
+    log_likelihood: Tensor, mrf: MRF, kernel: Tensor, responsibilities: Tensor, padding: tuple
+) -> Tensor:
+    """Update a block; its responsibilities are wider than the rest where there is no padding."""
+    conv = {4: functional.conv2d, 5: functional.conv3d}[kernel.dim()]
+    images = responsibilities.contiguous(memory_format=_channels_last(kernel))
+    x = conv(images, kernel, mrf.neighbours.bias, padding=padding)
+    # Voxels side by side: the 1x1 layers are then matrix products, and the softmax is vectorised.
+    x = functional.leaky_relu(x, LEAKY_SLOPE, inplace=True).movedim(1, -1).flatten(0, -2).t()
+    for layer in mrf.extra:
+        x = functional.leaky_relu(_product(layer, x), LEAKY_SLOPE, inplace=True)
+    energy = _product(mrf.final, x)
+    energy += log_likelihood.transpose(0, 1).flatten(1)
+    new = functional.softmax(energy, dim=0)
+    return new.unflatten(1, (len(log_likelihood), *log_likelihood.shape[2:])).transpose(0, 1)
+
+
+def _product(layer: nn.Module, x: Tensor) -> Tensor:
+    """A 1x1 layer on voxels side by side (channels, voxels)."""
+    return torch.addmm(layer.bias[:, None], layer.weight.flatten(1), x)
+
+
+def _channels_last(weights: Tensor) -> torch.memory_format:
+    return torch.channels_last if weights.dim() == 4 else torch.channels_last_3d

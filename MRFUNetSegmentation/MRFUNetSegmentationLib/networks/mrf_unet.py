@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .mrf import MRF, mean_field
+from .mrf import MRF, log_posterior, mean_field
 from .unet import UNet
 
 
@@ -109,36 +109,52 @@ class MRFUNet(nn.Module):
             else None
         )
 
+    @property
+    def stride(self) -> int:
+        """Total stride of the U-Net."""
+        return 2 ** len(self.config.encoder)
+
     def forward(self, image: Tensor) -> Tensor:
-        """Return the class posteriors (B, K, *spatial) of an image (B, C, *spatial)."""
-        return self.log_posterior(self.logits(image)).exp()
+        """Return the class posteriors (B, K, *spatial) of an image (B, C, *spatial).
+
+        The number of mean-field iterations is `config.iterations`; in training mode it is drawn
+        from torch's default generator within `config.training_iterations`.
+        """
+        logits = self.logits(image)
+        if self.mrf is None:
+            return functional.softmax(logits, dim=1)
+        *_, posterior = self.responsibilities(logits, self._iterations())
+        return posterior
 
     def logits(self, image: Tensor) -> Tensor:
         """Return the U-Net's logits (B, K, *spatial) of an image (B, C, *spatial)."""
         return self.unet(image)
 
-    def responsibilities(self, logits: Tensor, iterations: int | None = None) -> Iterator[Tensor]:
-        """Yield the responsibilities (B, K, *spatial) after each mean-field iteration."""
-        for log_r in self._mean_field(logits, iterations or self.config.iterations):
-            yield log_r.exp()
+    def responsibilities(
+        self, logits: Tensor, iterations: int | None = None, tolerance: float = 0.0
+    ) -> Iterator[Tensor]:
+        """Yield the responsibilities (B, K, *spatial) after each mean-field iteration.
 
-    def log_posterior(self, logits: Tensor) -> Tensor:
-        """Return the log-posteriors (B, K, *spatial) of the U-Net's logits.
-
-        The number of mean-field iterations is `config.iterations`; in training mode it is drawn
-        from torch's default generator within `config.training_iterations`.
+        Args:
+            logits: (B, K, *spatial), the U-Net's.
+            iterations: their number; None means `config.iterations`.
+            tolerance: ends them early (see `mean_field`).
         """
-        if self.mrf is None:
-            return functional.log_softmax(logits, dim=1)
-        iterations = self.config.iterations
-        if self.training:
-            low, high = self.config.training_iterations
-            iterations = int(torch.randint(low, high + 1, ()))
-        *_, log_posterior = self._mean_field(logits, iterations)
-        return log_posterior
-
-    def _mean_field(self, logits: Tensor, iterations: int) -> Iterator[Tensor]:
         if self.mrf is None:
             raise ValueError("this network is a U-Net without an MRF: it has no mean field")
         log_likelihood = functional.log_softmax(logits, dim=1)
-        return mean_field(log_likelihood, self.mrf, iterations, self.config.w)
+        iterations = iterations or self.config.iterations
+        return mean_field(log_likelihood, self.mrf, iterations, self.config.w, tolerance)
+
+    def log_posterior(self, logits: Tensor) -> Tensor:
+        """Return the log-posteriors (B, K, *spatial) of the U-Net's logits, as in `forward`."""
+        log_likelihood = functional.log_softmax(logits, dim=1)
+        if self.mrf is None:
+            return log_likelihood
+        return log_posterior(log_likelihood, self.mrf, self._iterations(), self.config.w)
+
+    def _iterations(self) -> int:
+        if not self.training:
+            return self.config.iterations
+        low, high = self.config.training_iterations
+        return int(torch.randint(low, high + 1, ()))

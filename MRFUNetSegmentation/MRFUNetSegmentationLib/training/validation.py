@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import SimpleITK as sitk
 
 from ..checkpoints.load import Checkpoint
@@ -16,17 +14,10 @@ from ..inference.image_files import read_volume_file
 from ..networks import MRFUNet
 from .card import trained_card
 from .config import TrainingConfig
-from .labels import GREY_MATTER, VENTRICLES, WHITE_MATTER, tissue_table
+from .labels import tissue_table
+from .metrics import mean_dice
 
-# FreeSurfer marks hardly any fluid outside the ventricles, so it cannot be scored on its labels.
-SCORED = (GREY_MATTER, WHITE_MATTER, VENTRICLES)
 METRIC = "mean Dice of grey matter, white matter and ventricles"
-
-
-def dice(a: np.ndarray, b: np.ndarray) -> float:
-    """Return the Dice coefficient of two masks; 1 if both are empty."""
-    total = int(a.sum()) + int(b.sum())
-    return 2 * int((a & b).sum()) / total if total else 1.0
 
 
 class RealScanValidation:
@@ -60,8 +51,3 @@ class RealScanValidation:
             f"{METRIC}, {name}": round(mean_dice(segmenter.segment(volume).labels, reference), 4)
             for name, volume, reference in self.scans
         }
-
-
-def mean_dice(labels: np.ndarray, reference: np.ndarray, classes: Sequence[int] = SCORED) -> float:
-    """Return the mean over classes of the Dice of two label maps."""
-    return float(np.mean([dice(labels == c, reference == c) for c in classes]))

@@ -1,0 +1,67 @@
+"""An MRF-UNet on a volume."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ..networks import MRFUNet
+from .batches import Slices, WholeVolume
+from .run import MEAN_FIELD, UNET, Run
+
+
+class MRFUNetPredictor:
+    """Posteriors of a volume on the network's grid.
+
+    Args:
+        network: on the device, in evaluation mode.
+        batches: how the network takes a volume.
+        device: the network's.
+    """
+
+    def __init__(
+        self, network: MRFUNet, batches: WholeVolume | Slices, device: torch.device
+    ) -> None:
+        self.network = network
+        self.batches = batches
+        self.device = device
+
+    def posterior(self, image: Tensor, run: Run) -> Tensor:
+        """Return the class posteriors (K, *shape) of an image (*shape), on the CPU."""
+        images = self.batches.split(image[None])
+        padded, inner = _padded(images, self.network.unet.minimum_size)
+        run.begin(UNET)
+        logits = self.batches.apply(
+            lambda x: self.network.logits(self._placed(x)),
+            padded,
+            self.network.config.classes,
+            self.network.unet,
+            run,
+        )
+        posterior = self._mean_field(self._placed(logits), run)
+        return self.batches.join(posterior[inner].cpu())
+
+    def _mean_field(self, logits: Tensor, run: Run) -> Tensor:
+        if self.network.mrf is None:
+            return functional.softmax(logits, dim=1)
+        run.begin(MEAN_FIELD)
+        iterations = self.network.config.iterations
+        posterior = logits
+        for number, responsibilities in enumerate(self.network.responsibilities(logits), start=1):
+            run.advance(number / iterations)
+            posterior = responsibilities
+        return posterior
+
+    def _placed(self, batch: Tensor) -> Tensor:
+        return batch.to(self.device, memory_format=self.batches.layout)
+
+
+def _padded(images: Tensor, smallest: int) -> tuple[Tensor, tuple[slice, ...]]:
+    """Pad with background to the network's smallest size; also where the images lie then."""
+    size = images.shape[2:]
+    before = [max(0, smallest - n) // 2 for n in size]
+    after = [max(0, smallest - n) - b for n, b in zip(size, before, strict=True)]
+    widths = [w for pair in zip(reversed(before), reversed(after), strict=True) for w in pair]
+    inner = tuple(slice(b, b + n) for b, n in zip(before, size, strict=True))
+    return functional.pad(images, widths), (slice(None), slice(None), *inner)
