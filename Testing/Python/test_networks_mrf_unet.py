@@ -156,6 +156,35 @@ def test_tolerance_ends_the_iterations_early_and_changes_little():
     assert changed.float().mean() <= 1e-3
 
 
+@pytest.mark.parametrize("w", [1.0, 0.3, 0.05])
+def test_early_stop_is_not_fooled_by_damping(w):
+    torch.manual_seed(0)
+    mrf = MRF(2, 3)
+    log_f = torch.log_softmax(2 * torch.randn(1, 3, 60, 60), 1)
+    with torch.no_grad():
+        *_, full = mean_field(log_f, mrf, 1000, w)
+        *_, early = mean_field(log_f, mrf, 1000, w, tolerance=5e-4)
+    assert (early.argmax(1) != full.argmax(1)).float().mean() <= 1e-3
+
+
+def test_early_stop_waits_for_the_image_that_moves_most():
+    torch.manual_seed(0)
+    mrf = MRF(2, 3)
+    settled = 20 * torch.randn(7, 3, 40, 40)
+    images = torch.log_softmax(torch.cat((settled, 0.1 * torch.randn(1, 3, 40, 40))), 1)
+    with torch.no_grad():
+        alone = len(list(mean_field(images[-1:], mrf, 50, tolerance=5e-4)))
+        together = len(list(mean_field(images, mrf, 50, tolerance=5e-4)))
+    assert alone == together
+
+
+@pytest.mark.parametrize("tolerance", [-1e-3, 1.0])
+def test_impossible_tolerance_is_refused(tolerance):
+    log_f = torch.zeros(1, 3, 4, 4)
+    with pytest.raises(ValueError, match="tolerance must lie in"):
+        next(mean_field(log_f, MRF(2, 3), 2, tolerance=tolerance))
+
+
 def test_mean_field_by_hand():
     """Two voxels, two classes: the update written out."""
     mrf = MRF(2, 2, filters=1).double()

@@ -88,10 +88,13 @@ def mean_field(
         mrf: the prior.
         iterations: number of iterations, at least 1.
         w: weight of the new responsibilities, in (0, 1].
-        tolerance: end early, after an iteration that moved less than this share of the
-            probability mass from class to class, averaged over voxels; 0 never does.
+        tolerance: end early, after an iteration whose undamped step moves less than this share
+            of the probability mass from class to class, averaged over the voxels of the image
+            where it moves most; in [0, 1), 0 never ends early.
     """
     _check(iterations, w)
+    if not 0 <= tolerance < 1:
+        raise ValueError(f"the tolerance must lie in [0, 1), got {tolerance}")
     responsibilities = _uniform(log_likelihood)
     update = _update if torch.is_grad_enabled() else _update_in_blocks
     for _ in range(iterations):
@@ -99,7 +102,8 @@ def mean_field(
         if w < 1:
             new = w * new + (1 - w) * responsibilities
         yield new
-        if tolerance > 0 and _moved(responsibilities, new) < tolerance:
+        # Damping shortens every step by w, but not the way that is left.
+        if tolerance > 0 and _moved(responsibilities, new) < w * tolerance:
             return
         responsibilities = new
 
@@ -129,12 +133,11 @@ def _uniform(log_likelihood: Tensor) -> Tensor:
 
 
 def _moved(old: Tensor, new: Tensor) -> float:
-    """Total variation distance between two distributions, averaged over voxels."""
-    voxels = new.numel() / new.shape[1]
-    # Class by class: the difference of all is as large as the responsibilities.
-    return sum(float((new[:, c] - old[:, c]).abs_().sum()) for c in range(new.shape[1])) / (
-        2 * voxels
-    )
+    """Total variation distance, averaged over voxels; of the image where it is largest."""
+    total = torch.zeros(len(new), dtype=torch.float64, device=new.device)
+    for c in range(new.shape[1]):  # the difference of all classes would be as large as they are
+        total += (new[:, c] - old[:, c]).abs_().flatten(1).sum(1)
+    return float(total.max()) / (2 * new[0, 0].numel())
 
 
 def _update(log_likelihood: Tensor, mrf: MRF, responsibilities: Tensor) -> Tensor:
