@@ -261,3 +261,14 @@ def test_wrong_paths_are_reported_without_importing_torch():
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_demo_reads_no_toml():
+    """Before Python 3.11 the reader of TOML is a package that only training needs."""
+    program = (
+        f"import sys; sys.path[:0] = {[p for p in sys.path if p]}\n"
+        "sys.modules['tomllib'] = sys.modules['tomli'] = None\n"
+        "from MRFUNetSegmentationLib.cli import demo, main\n"
+        "from MRFUNetSegmentationLib.training.metrics import dice"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)

@@ -21,7 +21,7 @@ from MRFUNetSegmentationLib.training.labels import (
 )
 from MRFUNetSegmentationLib.training.synthesis import SynthesisConfig, synthesise
 from MRFUNetSegmentationLib.training.trainer import STATE_FILE
-from MRFUNetSegmentationLib.training.validation import METRIC
+from MRFUNetSegmentationLib.training.validation import metric_name
 
 CONFIGS = Path(config_module.__file__).with_name("configs")
 
@@ -258,7 +258,9 @@ def test_run_learns_and_writes_a_checkpoint_with_its_card(data, tmp_path, capsys
     assert training["seed"] == 3
     assert training["steps"] in (31, 62)
     assert training["configuration"]["network"]["encoder"] == [4, 8]
-    assert list(training["metrics"]) == [f"{METRIC}, scan.nii.gz"]
+    assert list(training["metrics"]) == [
+        metric_name(c, "scan.nii.gz") for c in (GREY_MATTER, WHITE_MATTER, VENTRICLES)
+    ]
     log = np.genfromtxt(tmp_path / "run" / "log.csv", delimiter=",", names=True)
     assert log["loss"][-1] < log["loss"][0]
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from .labels import GREY_MATTER, VENTRICLES, WHITE_MATTER
@@ -16,8 +14,3 @@ def dice(a: np.ndarray, b: np.ndarray) -> float:
     """Return the Dice coefficient of two masks of one shape; 1 if both are empty."""
     total = int(a.sum()) + int(b.sum())
     return 2 * int((a & b).sum()) / total if total else 1.0
-
-
-def mean_dice(labels: np.ndarray, reference: np.ndarray, classes: Sequence[int] = SCORED) -> float:
-    """Return the mean over classes of the Dice of two label maps of one shape."""
-    return float(np.mean([dice(labels == c, reference == c) for c in classes]))

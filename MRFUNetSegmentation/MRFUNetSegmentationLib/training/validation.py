@@ -12,16 +12,14 @@ from ..errors import InputError
 from ..inference.engine import Segmenter
 from ..inference.image_files import read_volume_file
 from ..networks import MRFUNet
-from .card import trained_card
+from .card import BRAIN_TISSUE_CLASSES, trained_card
 from .config import TrainingConfig
 from .labels import tissue_table
-from .metrics import mean_dice
-
-METRIC = "mean Dice of grey matter, white matter and ventricles"
+from .metrics import SCORED, dice
 
 
 class RealScanValidation:
-    """Mean Dice of grey matter, white matter and ventricles on each scan of a configuration.
+    """Dice of grey matter, white matter and ventricles on each scan of a configuration.
 
     Args:
         config: names the scans.
@@ -42,12 +40,20 @@ class RealScanValidation:
             self.scans.append((scan.image, volume, table[labels.astype(int)]))
 
     def __call__(self, network: MRFUNet) -> dict[str, float]:
-        """Return the mean Dice by scan."""
+        """Return the Dice by class and scan."""
         checkpoint = Checkpoint(
             copy.deepcopy(network).eval(), trained_card(self.config, 0, {}), Path(), ""
         )
         segmenter = Segmenter(checkpoint, self.device)
-        return {
-            f"{METRIC}, {name}": round(mean_dice(segmenter.segment(volume).labels, reference), 4)
-            for name, volume, reference in self.scans
-        }
+        scores = {}
+        for name, volume, reference in self.scans:
+            labels = segmenter.segment(volume).labels
+            for c in SCORED:
+                score = dice(labels == c, reference == c)
+                scores[metric_name(c, name)] = round(score, 4)
+        return scores
+
+
+def metric_name(tissue: int, scan: str) -> str:
+    """Return the name of a score in model cards."""
+    return f"Dice of {BRAIN_TISSUE_CLASSES[tissue]['name'].lower()}, {scan}"
