@@ -1,0 +1,122 @@
+"""Objectives of the Probabilistic U-Net: the evidence lower bound, and its constrained form.
+
+Kohl et al., NeurIPS 2018 (arXiv 1806.05034), equation 4; Rezende and Viola: "Taming VAEs", 2018
+(arXiv 1810.00597), algorithm 1.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.distributions import kl_divergence
+from torch.nn import functional
+
+from ..networks import ProbabilisticUNet
+
+
+@dataclass(frozen=True)
+class ElboTerms:
+    """The two terms of the negative evidence lower bound, nats for an image, mean over the batch.
+
+    Attributes:
+        reconstruction: cross-entropy summed over the image, of one sample of the posterior.
+        kl: KL(q || p) from the prior to the posterior, in closed form.
+    """
+
+    reconstruction: Tensor
+    kl: Tensor
+
+    def loss(self, beta: float) -> Tensor:
+        """Return reconstruction + beta KL, to be minimised."""
+        return self.reconstruction + beta * self.kl
+
+
+def elbo_terms(
+    network: ProbabilisticUNet, image: Tensor, labels: Tensor, epsilon: Tensor | None = None
+) -> ElboTerms:
+    """Compute the terms of the evidence lower bound.
+
+    Both are means over the batch, so that beta means the same for every size of the batch.
+
+    Args:
+        network: in training mode or not.
+        image: (B, C, *spatial).
+        labels: (B, *spatial), integers 0 .. K - 1, by one rater for each image.
+        epsilon: (B, latent), the posterior's sample in units of its standard deviation; drawn
+            from torch's default generator if None.
+    """
+    prior, posterior = network.prior(image), network.posterior(image, labels)
+    if epsilon is None:
+        epsilon = torch.randn_like(posterior.mean)
+    # The reparametrisation: gradients reach the posterior through mean and deviation.
+    z = posterior.mean + posterior.stddev * epsilon
+    logits = network.decode(network.project(network.features(image)), z)
+    if network.config.classes == 1:
+        entropy = functional.binary_cross_entropy_with_logits(
+            logits[:, 0], labels.to(logits), reduction="none"
+        )
+    else:
+        entropy = functional.cross_entropy(logits, labels.long(), reduction="none")
+    return ElboTerms(
+        reconstruction=entropy.flatten(1).sum(1).mean(),
+        kl=kl_divergence(posterior, prior).mean(),
+    )
+
+
+class Geco:
+    """Minimises the KL term under the constraint reconstruction <= target, instead of a beta.
+
+    The Lagrange multiplier of the constraint grows while the moving average of
+    (reconstruction - target) is above 0, and shrinks below.
+
+    Args:
+        target: of the reconstruction term, nats for an image.
+        decay: of the moving average, in [0, 1).
+        rate: change of the multiplier's logarithm for each unit of the violation relative to the
+            target, and step.
+        bounds: of the multiplier.
+    """
+
+    def __init__(
+        self,
+        target: float,
+        decay: float = 0.99,
+        rate: float = 0.1,
+        bounds: tuple[float, float] = (1e-6, 1e6),
+    ) -> None:
+        if target <= 0 or not 0 <= decay < 1 or rate <= 0 or not 0 < bounds[0] < bounds[1]:
+            raise ValueError(
+                f"expected target > 0, 0 <= decay < 1, rate > 0 and 0 < bounds in order, "
+                f"got {target}, {decay}, {rate}, {bounds}"
+            )
+        self.target = target
+        self.decay = decay
+        self.rate = rate
+        self.bounds = bounds
+        self.multiplier = 1.0
+        self.violation: float | None = None
+
+    def loss(self, terms: ElboTerms) -> Tensor:
+        """Return the Lagrangian, to be minimised, and take a step of the multiplier."""
+        constraint = terms.reconstruction - self.target
+        now = float(constraint.detach())
+        average = now if self.violation is None else self.violation
+        self.violation = self.decay * average + (1 - self.decay) * now
+        # The value of the moving average with the gradient of this step.
+        smooth = constraint + (self.violation - now)
+        loss = terms.kl + self.multiplier * smooth
+        step = self.rate * max(-1.0, min(1.0, self.violation / self.target))
+        low, high = self.bounds
+        self.multiplier = min(high, max(low, self.multiplier * math.exp(step)))
+        return loss
+
+    def state_dict(self) -> dict[str, float | None]:
+        """Return what a resumed run needs."""
+        return {"multiplier": self.multiplier, "violation": self.violation}
+
+    def load_state_dict(self, state: dict[str, float | None]) -> None:
+        """Go on from where `state_dict` was taken."""
+        self.multiplier, self.violation = state["multiplier"], state["violation"]
