@@ -54,6 +54,25 @@ def test_round_trip(card):
     assert json.loads(json.dumps(card)) == card
 
 
+def test_plane_of_the_slices(card):
+    for plane in ("axial", "coronal", "sagittal"):
+        card["input"]["slice_plane"] = plane
+        assert ModelCard.from_dict(card).input.slice_plane == plane
+        assert ModelCard.from_dict(card).to_dict() == card
+    card["input"]["slice_plane"] = "oblique"
+    with pytest.raises(CheckpointError, match=r"input\.slice_plane: must be one of"):
+        ModelCard.from_dict(card)
+
+
+def test_dict_is_the_callers_own(tiny_card):
+    before = copy.deepcopy(tiny_card)
+    changed = tiny_card.to_dict()
+    changed["architecture"]["encoder"].append(1)
+    changed["input"]["normalisation"]["low"] = 3
+    changed["training"]["metrics"]["x"] = 1
+    assert tiny_card == before
+
+
 def test_segments_leave_the_background_out(tiny_card):
     assert [c.segment_id for c in tiny_card.segments] == [
         "grey_matter",

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 import torch
+from MRFUNetSegmentationLib.checkpoints import architectures
 from MRFUNetSegmentationLib.checkpoints.card import ModelCard
 from MRFUNetSegmentationLib.checkpoints.header import bundled_models, find_checkpoint, read_info
 from MRFUNetSegmentationLib.checkpoints.load import (
@@ -53,11 +54,78 @@ def test_round_trip(tiny_checkpoint, tiny_card):
     torch.testing.assert_close(checkpoint.network(image), again.network(image))
 
 
-def test_card_is_read_without_torch(tiny_checkpoint):
+PROBABILISTIC = {"type": "probabilistic-unet", "dim": 3, "classes": 5, "filters": [2, 3]}
+
+
+def with_architecture(card: ModelCard, architecture: dict, plane=None, classes=5) -> ModelCard:
+    changed = card.to_dict()
+    changed["architecture"] = architecture
+    changed["classes"] = changed["classes"][:classes]
+    if plane:
+        changed["input"]["slice_plane"] = plane
+    return ModelCard.from_dict(changed)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "plane", "classes"),
+    [
+        (PROBABILISTIC, None, 5),
+        ({**PROBABILISTIC, "dim": 2}, "coronal", 5),
+        ({**PROBABILISTIC, "classes": 1}, None, 2),
+        ({"type": "mrf-unet", "dim": 2, "classes": 3}, "axial", 3),
+    ],
+)
+def test_round_trip_of_every_architecture(tmp_path, tiny_card, architecture, plane, classes):
+    card = with_architecture(tiny_card, architecture, plane, classes)
+    network = build_network(card).eval()
+    path = tmp_path / "model.safetensors"
+    save_checkpoint(path, network, card)
+    checkpoint = load_checkpoint(path)
+    assert checkpoint.card == card
+    assert architectures.describe(checkpoint.network) == architectures.describe(network)
+    image = torch.randn(1, 1, *[33] * architecture["dim"])
+    torch.testing.assert_close(checkpoint.network(image), network(image))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "plane", "classes", "words"),
+    [
+        ({**PROBABILISTIC, "dim": 2}, None, 5, ["2D", "slice_plane must name the plane"]),
+        (PROBABILISTIC, "axial", 5, ["3D", "slice_plane must go"]),
+        ({**PROBABILISTIC, "classes": 1}, None, 5, ["5 classes", "has 2"]),
+        ({**PROBABILISTIC, "classes": 1}, None, 1, ["1 classes", "has 2"]),
+        ({**PROBABILISTIC, "dim": 4}, None, 5, ["4D"]),
+        ({**PROBABILISTIC, "filters": [-2, 3]}, None, 5, ["cannot be built"]),
+        ({**PROBABILISTIC, "filters": []}, None, 5, ["at least one scale"]),
+        ({**PROBABILISTIC, "encoder": [4]}, None, 5, ["cannot be built", "encoder"]),
+    ],
+)
+def test_card_that_does_not_fit_its_network(tiny_card, architecture, plane, classes, words):
+    card = with_architecture(tiny_card, architecture, plane, classes)
+    with pytest.raises(CheckpointError) as caught:
+        build_network(card, "some-file")
+    for word in ("some-file", *words):
+        assert word in str(caught.value)
+
+
+def test_one_channel_is_the_structure_and_not_the_background(tiny_card):
+    changed = with_architecture(tiny_card, {**PROBABILISTIC, "classes": 1}, None, 2).to_dict()
+    changed["classes"][0]["background"], changed["classes"][1]["background"] = False, True
+    with pytest.raises(CheckpointError, match="first of the two classes must be the background"):
+        build_network(ModelCard.from_dict(changed))
+
+
+@pytest.mark.parametrize("kind", ["mrf-unet", "probabilistic-unet"])
+def test_card_is_read_without_torch(tiny_checkpoint, tiny_card, tmp_path, kind):
+    path = tiny_checkpoint
+    if kind == "probabilistic-unet":
+        path, card = tmp_path / "model.safetensors", with_architecture(tiny_card, PROBABILISTIC)
+        save_checkpoint(path, build_network(card), card)
     program = (
         "import sys; from pathlib import Path;"
         "from MRFUNetSegmentationLib.checkpoints.header import read_info, bundled_models;"
-        f"assert read_info(Path({str(tiny_checkpoint)!r})).card.name == 'tiny'; bundled_models();"
+        f"card = read_info(Path({str(path)!r})).card; bundled_models();"
+        f"assert card.architecture['type'] == {kind!r};"
         "assert 'torch' not in sys.modules and 'safetensors' not in sys.modules"
     )
     path = [p for p in sys.path if p]

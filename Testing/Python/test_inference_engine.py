@@ -146,7 +146,7 @@ def test_out_of_memory_steps_down_and_says_so(segmenter, monkeypatch):
     monkeypatch.setattr(segmenter.network, "logits", scarce)
     result = segmenter.segment(volume)
     assert sizes[0] > 1_600_000
-    assert any("smaller tiles" in w for w in result.warnings)
+    assert any("in smaller parts" in w for w in result.warnings)
     monkeypatch.setattr(segmenter.network, "logits", original)
     assert segmenter.segment(volume).warnings == []  # the next run starts afresh
     assert (result.labels == expected.labels).mean() > 0.9995

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
+import os
 import statistics
 import time
 from collections.abc import Callable
@@ -99,6 +101,7 @@ def _median(seconds: list[float]) -> float:
 def _with_peak(call: Callable[[], T]) -> tuple[T, int | None]:
     """Return the result of a call and its peak memory, bytes."""
     gc.collect()
+    _return_free_memory()
     try:
         _CLEAR.write_text(_RESET_PEAK, encoding="ascii")
         before = _resident("VmRSS")
@@ -106,6 +109,13 @@ def _with_peak(call: Callable[[], T]) -> tuple[T, int | None]:
         return result, _resident("VmHWM") - before
     except OSError:  # not on Linux
         return call(), None
+
+
+def _return_free_memory() -> None:
+    """Make glibc give back what it keeps for reuse, which would hide what a call takes."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
+    if trim is not None:
+        trim(0)
 
 
 def _resident(field: str) -> int:

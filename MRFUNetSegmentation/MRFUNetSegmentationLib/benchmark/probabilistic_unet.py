@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -21,8 +21,8 @@ def benchmark_probabilistic_unet(
     shape: Sequence[int],
     samples: Sequence[int],
     repeats: int,
-) -> list[Row]:
-    """Measure the part that is common to all samples, then mean and variance over samples.
+) -> Iterator[Row]:
+    """Measure what is common to all samples, then mean and variance over samples.
 
     Args:
         upstream_class: the port's `ProbabilisticUnet`; None to measure ours alone.
@@ -47,15 +47,13 @@ def benchmark_probabilistic_unet(
 
     prior = network.prior(ours_image)
     features = network.features(ours_image)
-    rows = [
-        compare(
-            "U-Net and prior",
-            upstream_encode if upstream else None,
-            encode,
-            repeats,
-            lambda theirs, ours: f"largest {_largest(theirs, ours):.1e}",
-        )
-    ]
+    yield compare(
+        "U-Net and prior",
+        upstream_encode if upstream else None,
+        encode,
+        repeats,
+        lambda theirs, ours: f"largest {_largest(theirs, ours):.1e}",
+    )
     for number in samples:
         epsilon = torch.randn(number, network.config.latent)
 
@@ -68,16 +66,13 @@ def benchmark_probabilistic_unet(
             statistics = sample_statistics(network, network.project(features), prior, epsilon)
             return statistics.mean, statistics.variance
 
-        rows.append(
-            compare(
-                f"mean and variance of {number} sample{'s' * (number > 1)}",
-                upstream_moments if upstream else None,
-                moments,
-                repeats,
-                _difference,
-            )
+        yield compare(
+            f"mean and variance of {number} sample{'s' * (number > 1)}",
+            upstream_moments if upstream else None,
+            moments,
+            repeats,
+            _difference,
         )
-    return rows
 
 
 def _networks(upstream_class: type[nn.Module] | None) -> tuple[nn.Module | None, ProbabilisticUNet]:

@@ -56,5 +56,6 @@ def describe(network: nn.Module) -> dict[str, Any]:
 def number_of_classes(network: nn.Module) -> int:
     """Return the number of classes that a card must name, the background included."""
     channels = network.config.classes
-    # One channel is the probability of one structure against the background.
-    return 2 if channels == 1 else channels
+    # A sigmoid gives the probability of one structure against the background.
+    sigmoid = isinstance(network, ProbabilisticUNet) and channels == 1
+    return 2 if sigmoid else channels

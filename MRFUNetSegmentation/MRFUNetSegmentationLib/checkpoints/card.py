@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -181,16 +182,16 @@ class ModelCard:
             "name": self.name,
             "title": self.title,
             "description": self.description,
-            "architecture": self.architecture,
+            "architecture": deepcopy(self.architecture),
             "classes": [_class_dict(c) for c in self.classes],
             "input": {
                 "modality": self.input.modality,
                 "voxel_size": list(self.input.voxel_size),
                 "orientation": self.input.orientation,
-                "normalisation": self.input.normalisation,
+                "normalisation": dict(self.input.normalisation),
                 **({"slice_plane": plane} if plane else {}),
             },
-            "training": self.training,
+            "training": deepcopy(self.training),
             "licence": self.licence,
             "citation": self.citation,
             "intended_use": self.intended_use,

@@ -34,23 +34,13 @@ def build_network(card: ModelCard, source: str = "model card") -> nn.Module:
     """Build the network that a card describes, with initial weights."""
     try:
         network = architectures.build(card.architecture)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(
             f"{source}: the card's architecture cannot be built ({error}). "
             "Correct the card, or update the extension."
         ) from error
-    classes = architectures.number_of_classes(network)
-    if classes != len(card.classes):
-        raise CheckpointError(
-            f"{source}: the card names {len(card.classes)} classes, "
-            f"but the network has {classes}. Correct the card."
-        )
-    if (network.config.dim == 2) != (card.input.slice_plane is not None):
-        raise CheckpointError(
-            f"{source}: the network is {network.config.dim}D, so the card's input.slice_plane "
-            + ("must name the plane of its images" if network.config.dim == 2 else "must go")
-            + " (axial, coronal or sagittal is for 2D networks). Correct the card."
-        )
+    if defect := _mismatch(network, card):
+        raise CheckpointError(f"{source}: {defect}. Correct the card.")
     return network
 
 
@@ -90,6 +80,26 @@ def save_checkpoint(path: Path, network: nn.Module, card: ModelCard) -> None:
     except (OSError, SafetensorError) as error:
         partial.unlink(missing_ok=True)
         raise OutputError(f"{path}: cannot be written ({error}).") from error
+
+
+def _mismatch(network: nn.Module, card: ModelCard) -> str | None:
+    """Return in what a card does not fit its network, or None."""
+    classes, dim = architectures.number_of_classes(network), network.config.dim
+    if classes != len(card.classes):
+        return f"the card names {len(card.classes)} classes, but the network has {classes}"
+    if network.config.classes < classes and not card.classes[0].background:
+        return "the network has one channel, so the first of the two classes must be the background"
+    if dim == 2 and card.input.slice_plane is None:
+        return (
+            "the network is 2D, so the card's input.slice_plane must name the plane of its images: "
+            "axial, coronal or sagittal"
+        )
+    if dim == 3 and card.input.slice_plane is not None:
+        return (
+            "the network is 3D, so the card's input.slice_plane must go: only the images of 2D "
+            "networks have a plane"
+        )
+    return None
 
 
 def _check_state(path: Path, state: dict, expected: dict) -> None:

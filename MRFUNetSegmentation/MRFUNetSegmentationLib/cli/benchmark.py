@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import InputError
 
 if TYPE_CHECKING:
-    from ..benchmark import Row
+    from ..benchmark.measure import Measurement, Row
 
 _SIZE = (160, 192, 160)
 _BATCH = (32, 128, 128)
@@ -71,18 +71,17 @@ def run(options: argparse.Namespace) -> int:
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        print(f"torch {torch.__version__}, CPU, {threads} threads, medians of {options.repeats}")
+        print(f"torch {torch.__version__}, CPU, {threads} threads, medians of {options.repeats}.")
+        print("Peak memory is what a call takes beyond what the process holds before it.")
         _print_table(
             f"MRF-UNet, j = 3, K = 4, {_times(options.size)} voxels",
             "--nitorch" if nitorch is None else None,
-            lambda: benchmark_mrf_unet(nitorch, options.size, options.repeats),
+            benchmark_mrf_unet(nitorch, options.size, options.repeats),
         )
         _print_table(
             f"Probabilistic U-Net, default, {_times(options.batch)}",
             "--probunet" if probunet is None else None,
-            lambda: benchmark_probabilistic_unet(
-                probunet, options.batch, options.samples, options.repeats
-            ),
+            benchmark_probabilistic_unet(probunet, options.batch, options.samples, options.repeats),
         )
     finally:
         torch.set_num_threads(before)
@@ -101,14 +100,15 @@ def _check(options: argparse.Namespace) -> None:
         )
 
 
-def _print_table(title: str, missing: str | None, measure: Callable[[], Sequence[Row]]) -> None:
+def _print_table(title: str, missing: str | None, rows: Iterable[Row]) -> None:
+    """Print rows as they come; columns: seconds, ratio, peak memory, difference."""
     print(f"\n{title}", flush=True)
     if missing:
         print(f"upstream skipped: no checkout given ({missing})", flush=True)
     print(
         f"{'':44}{'upstream':>10}{'ours':>10}{'ratio':>8}{'upstream':>12}{'ours':>10}  difference"
     )
-    for row in measure():
+    for row in rows:
         cells = [_seconds(row.upstream), _seconds(row.ours), _ratio(row)]
         memory = [_gigabytes(row.upstream), _gigabytes(row.ours)]
         print(
@@ -122,11 +122,11 @@ def _times(numbers: Sequence[int]) -> str:
     return " x ".join(map(str, numbers))
 
 
-def _seconds(measurement) -> str:
+def _seconds(measurement: Measurement | None) -> str:
     return f"{measurement.seconds:.3f} s" if measurement else "-"
 
 
-def _gigabytes(measurement) -> str:
+def _gigabytes(measurement: Measurement | None) -> str:
     if measurement is None or measurement.peak_bytes is None:
         return "-"
     return f"{measurement.peak_bytes / 1e9:.2f} GB"

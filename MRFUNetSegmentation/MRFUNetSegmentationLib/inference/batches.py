@@ -1,31 +1,36 @@
-"""A volume as the batch that a network takes: the volume itself, or its slices.
+"""A volume as the batch that a network takes: the volume itself (3D), or its slices (2D).
 
 Both have the same methods, so that what uses a network need not know its number of dimensions:
-`split` a volume (C, *shape) into a batch (B, C, *spatial), `apply` a network to it in portions
-that fit in memory, `join` the result.
+`split` a volume (C, *shape) into a batch (B, C, *spatial), `assemble` the network's results for
+portions of it that fit in memory, `join` them to a volume.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from .run import Run
 from .tiles import Tiling, blend
 
+# Where a portion lies in a batch (B, C, *spatial).
+Place = tuple[slice, ...]
+
 _SMALLEST_TILE = 96
-# Voxels of the slices that go through a 2D network at once. Larger batches are no faster.
-_PORTION = 2**20
 # Letters of the axis across the slices of each plane.
 _ACROSS = {"axial": "SI", "coronal": "AP", "sagittal": "RL"}
 
 
 def slice_axis(plane: str, orientation: str) -> int:
-    """Return the axis of a grid in `orientation` across the slices of a plane."""
+    """Return the axis across the slices of a plane.
+
+    Args:
+        plane: "axial", "coronal" or "sagittal".
+        orientation: three letters, the directions of the volume's axes.
+    """
     return next(n for n, letter in enumerate(orientation) if letter in _ACROSS[plane])
 
 
@@ -34,13 +39,15 @@ class WholeVolume:
     """A 3D network's batch: one volume, in overlapping tiles where it is large.
 
     Attributes:
+        voxels: largest volume that is not tiled.
         stride: total stride of the network.
-        whole_voxels: largest volume that is not tiled.
     """
 
+    voxels: int
     stride: int
-    whole_voxels: int
     layout = torch.channels_last_3d  # several times faster on the CPU than the default
+    # A volume of fewer voxels makes too small a portion to be worth the overlaps.
+    smallest = _SMALLEST_TILE**3
 
     def split(self, volume: Tensor) -> Tensor:
         """Return a batch (1, C, *shape) of a volume (C, *shape)."""
@@ -50,31 +57,36 @@ class WholeVolume:
         """Return the volume (C, *shape) of a batch (1, C, *shape)."""
         return batch[0]
 
-    def apply(
-        self,
-        function: Callable[[Tensor], Tensor],
-        images: Tensor,
-        channels: int,
-        network: nn.Module,
-        run: Run,
-    ) -> Tensor:
-        """Return function(images), (1, channels, *shape), computed tile by tile.
+    def images_at_once(self, shape: Sequence[int]) -> int:
+        """Return how many images of a shape a network takes at once where it needs them whole."""
+        return 1
+
+    def passes(self, batch: Tensor) -> int:
+        """Return how many portions `assemble` makes of a batch."""
+        return len(self._tiling(batch.shape[2:]))
+
+    def assemble(self, compute: Callable[[Place], Tensor], batch: Tensor, channels: int) -> Tensor:
+        """Return the results for a batch (1, C, *shape): (1, channels, *shape), on the CPU.
 
         Args:
-            function: from images (1, C, *tile) to (1, channels, *tile).
-            images: (1, C, *shape).
+            compute: the result (1, channels, *tile) for the portion of the batch at a place.
+            batch: what the places refer to.
             channels: of the result.
-            network: what the function calls, once a tile.
-            run: is advanced.
         """
-        shape = tuple(images.shape[2:])
-        tiling = Tiling(shape, _tile(shape, self.whole_voxels), self.stride)
+        everything = slice(None)
+        return blend(
+            self._tiling(batch.shape[2:]),
+            channels,
+            lambda tile: compute((everything, everything, *tile))[0],
+        )[None]
 
-        def compute(place: tuple[slice, slice, slice]) -> Tensor:
-            return function(images[(slice(None), slice(None), *place)])[0]
-
-        with run.watching(network, len(tiling)):
-            return blend(tiling, channels, compute)[None]
+    def _tiling(self, shape: Sequence[int]) -> Tiling:
+        """Halve the longest side until a tile is small enough (rounded to 32)."""
+        tile = list(shape)
+        while math.prod(tile) > self.voxels and max(tile) > _SMALLEST_TILE:
+            longest = tile.index(max(tile))
+            tile[longest] = max(_SMALLEST_TILE, -(-(tile[longest] // 2 + 32) // 32) * 32)
+        return Tiling(tuple(shape), tuple(tile), self.stride)
 
 
 @dataclass(frozen=True)
@@ -82,11 +94,15 @@ class Slices:
     """A 2D network's batch: the slices of a volume along one axis.
 
     Attributes:
+        voxels: largest number of voxels of the slices that a network takes at once; one slice
+            is taken whatever its size.
         axis: axis of the volume across its slices.
     """
 
+    voxels: int
     axis: int
     layout = torch.channels_last
+    smallest = 2**16  # a slice of 256 x 256
 
     def split(self, volume: Tensor) -> Tensor:
         """Return the slices (B, C, height, width) of a volume (C, *shape)."""
@@ -96,37 +112,25 @@ class Slices:
         """Return the volume (C, *shape) of slices (B, C, height, width)."""
         return batch.movedim(0, self.axis + 1)
 
-    def apply(
-        self,
-        function: Callable[[Tensor], Tensor],
-        images: Tensor,
-        channels: int,
-        network: nn.Module,
-        run: Run,
-    ) -> Tensor:
-        """Return function(images), (B, channels, height, width), some slices at a time.
+    def images_at_once(self, shape: Sequence[int]) -> int:
+        """Return how many slices of a shape a network takes at once."""
+        return max(1, self.voxels // math.prod(shape))
+
+    def passes(self, batch: Tensor) -> int:
+        """Return how many portions `assemble` makes of a batch."""
+        return math.ceil(len(batch) / self.images_at_once(batch.shape[2:]))
+
+    def assemble(self, compute: Callable[[Place], Tensor], batch: Tensor, channels: int) -> Tensor:
+        """Return the results for a batch (B, C, *shape): (B, channels, *shape), on the CPU.
 
         Args:
-            function: from slices (b, C, height, width) to (b, channels, height, width).
-            images: (B, C, height, width).
+            compute: the result (b, channels, *shape) for the portion of the batch at a place.
+            batch: what the places refer to.
             channels: of the result.
-            network: what the function calls, once for each portion.
-            run: is advanced.
         """
-        portions = images.split(max(1, _PORTION // images[0, 0].numel()))
-        result = torch.empty(images.shape[0], channels, *images.shape[2:])
-        first = 0
-        with run.watching(network, len(portions)):
-            for portion in portions:
-                result[first : first + len(portion)] = function(portion).cpu()
-                first += len(portion)
+        number = self.images_at_once(batch.shape[2:])
+        result = torch.empty(len(batch), channels, *batch.shape[2:])
+        for first in range(0, len(batch), number):
+            place = (slice(first, first + number),)
+            result[place] = compute(place).cpu()
         return result
-
-
-def _tile(shape: tuple[int, ...], voxels: int) -> tuple[int, ...]:
-    """Halve the longest side until a tile has at most `voxels` voxels (rounded to 32)."""
-    tile = list(shape)
-    while np.prod(tile) > voxels and max(tile) > _SMALLEST_TILE:
-        longest = tile.index(max(tile))
-        tile[longest] = max(_SMALLEST_TILE, -(-(tile[longest] // 2 + 32) // 32) * 32)
-    return tuple(tile)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -13,26 +13,28 @@ from torch import Tensor
 from ..checkpoints.card import ModelCard
 from ..checkpoints.load import Checkpoint
 from ..errors import InputError
-from ..networks import MRFUNet
+from ..networks import MRFUNet, ProbabilisticUNet
 from .batches import Slices, WholeVolume, slice_axis
 from .devices import describe_device, resolve_device
-from .grid import ModelGrid, nearest_axes
+from .grid import ModelGrid
 from .mrf_unet import MRFUNetPredictor
 from .normalise import percentile_normalise
 from .probabilistic import ProbabilisticPredictor
-from .run import BACK, DECODING, RESAMPLING, Progress, Run
+from .run import BACK, RESAMPLING, SAMPLING, Progress, Run
 from .volume import Geometry, Volume
 
 # Voxels of context kept around what is not background.
 _MARGIN = 16
 # A volume of fewer voxels than this along an axis of the model's grid shows no anatomy.
 _SMALLEST_SIDE = 8
-# Above this the U-Net works tile by tile. A whole head of 256^3 voxels takes the shipped network
+# Above this a 3D U-Net works tile by tile. A whole head of 256^3 voxels takes the shipped network
 # 3.9 GB of resident memory.
 _WHOLE_VOXELS = 18_000_000
-# Smaller tiles than this do not help a device that is out of memory.
-_SMALLEST_WHOLE = 96**3
+# That many voxels of slices go through a 2D network at once.
+_SLICES_VOXELS = 2**20
 
+_PREDICTORS = {MRFUNet: MRFUNetPredictor, ProbabilisticUNet: ProbabilisticPredictor}
+_Predictor = MRFUNetPredictor | ProbabilisticPredictor
 _Result = TypeVar("_Result")
 
 
@@ -67,20 +69,33 @@ class Segmentation:
 class Segmenter:
     """Keeps a checkpoint on a device and segments volumes with it.
 
+    3D networks see the volume as a whole. 2D networks see its slices along the plane that the
+    card names; these keep the volume's own spacing, for such a network has no voxel size across
+    them.
+
     Args:
         checkpoint: the network and its card.
         device: auto, cpu, cuda, cuda:N or mps.
-        whole_voxels: largest volume, in voxels of the model's grid, that the U-Net sees at once;
-            larger ones are tiled.
+        whole_voxels: largest volume, in voxels of the model's grid, that a U-Net sees at once;
+            larger ones are tiled (3D) or divided into batches of fewer slices (2D).
 
     Raises:
         DeviceError: if the machine has no such device.
+        InputError: if the network needs several images at once.
     """
 
     def __init__(
         self, checkpoint: Checkpoint, device: str = "auto", whole_voxels: int = _WHOLE_VOXELS
     ) -> None:
+        channels = checkpoint.network.config.in_channels
+        if channels != 1:
+            raise InputError(
+                f"The model {checkpoint.card.name} needs {channels} images at once; only models "
+                "of a single image can be used. Choose another model."
+            )
         self.checkpoint = checkpoint
+        card = checkpoint.card.input
+        self._slice_axis = card.slice_plane and slice_axis(card.slice_plane, card.orientation)
         self._wanted = resolve_device(device), whole_voxels
         self._move_to(*self._wanted)
 
@@ -96,21 +111,21 @@ class Segmenter:
         Args:
             volume: any 3D scalar volume.
             progress: called with the stage's name and the share of the run that is over.
-            cancelled: asked at every layer of the network and every mean-field iteration.
+            cancelled: asked before every operation of torch.
 
         Raises:
             InputError: if the volume is too small for the network.
             Cancelled: as soon as `cancelled` says so.
         """
-        run = Run(progress, cancelled)
+        run = Run(self._predictor.begins, progress, cancelled)
         image, box, grid = self._prepared(volume, run)
         posterior = self._on_device(lambda p: p.posterior(image[box], run), image.numel(), run)
         run.begin(BACK)
-        labels = self._labels(posterior, box, grid, run.advance)
+        with run.checking():
+            labels = self._labels(posterior, box, grid, run.advance)
         run.end()
         return self._segmentation(labels, volume, run)
 
-    @torch.inference_mode()
     def samples(
         self,
         volume: Volume,
@@ -119,10 +134,10 @@ class Segmenter:
         progress: Progress = lambda stage, fraction: None,
         cancelled: Callable[[], bool] = lambda: False,
     ) -> Iterator[Segmentation]:
-        """Yield plausible segmentations of a volume, one by one.
+        """Return an iterator over plausible segmentations, each computed when it is asked for.
 
-        The latents are drawn on the CPU, so that a seed gives the same samples on every device,
-        and the first n samples do not depend on how many are drawn.
+        The latents are drawn on the CPU: a seed gives the same samples on every device, and the
+        first n are the same however many follow.
 
         Args:
             volume: any 3D scalar volume.
@@ -132,8 +147,9 @@ class Segmenter:
             cancelled: as for `segment`.
 
         Raises:
-            InputError: if the volume is too small, or the model is none that samples.
-            Cancelled: as soon as `cancelled` says so.
+            InputError: if the model does not sample, `number` is below 1, or, from the iterator,
+                the volume is too small.
+            Cancelled: from the iterator, as soon as `cancelled` says so.
         """
         if not isinstance(self._predictor, ProbabilisticPredictor):
             raise InputError(
@@ -142,76 +158,53 @@ class Segmenter:
             )
         if number < 1:
             raise InputError(f"At least 1 sample is needed, not {number}.")
-        run = Run(progress, cancelled)
+        run = Run(self._predictor.sampling_begins, progress, cancelled)
+        return self._samples(volume, number, seed, run)
+
+    @torch.inference_mode()
+    def _samples(self, volume: Volume, number: int, seed: int, run: Run) -> Iterator[Segmentation]:
         image, box, grid = self._prepared(volume, run)
         encoding = self._on_device(lambda p: p.encode(image[box], run), image.numel(), run)
         rng = torch.Generator().manual_seed(seed)
-        run.begin(DECODING)
+        run.begin(SAMPLING)
         for n in range(number):
-            epsilon = torch.randn(self.checkpoint.network.config.latent, generator=rng)
-            posterior = self._predictor.decode(encoding, epsilon, run)
-            labels = self._labels(posterior, box, grid, lambda fraction: run.check())
-            run.advance((n + 1) / number)
+            epsilon = torch.randn(encoding.mean.shape[1], generator=rng)
+            posterior = self._on_device(
+                lambda p, e=epsilon: p.decode(encoding, e), image.numel(), run
+            )
+            with run.checking():
+                labels = self._labels(
+                    posterior, box, grid, lambda share, n=n: run.advance((n + share) / number)
+                )
             yield self._segmentation(labels, volume, run)
         run.end()
 
     def _move_to(self, device: torch.device, whole_voxels: int) -> None:
+        network = self.checkpoint.network
+        if self._slice_axis is None:
+            batches = WholeVolume(whole_voxels, network.stride)
+        else:
+            batches = Slices(min(whole_voxels, _SLICES_VOXELS), self._slice_axis)
+        self.network = network.to(device, memory_format=batches.layout)
+        self._predictor: _Predictor = _PREDICTORS[type(network)](self.network, batches, device)
         self.device = device
         self.whole_voxels = whole_voxels
-        network, card = self.checkpoint.network, self.checkpoint.card
-        if network.config.in_channels != 1:
-            raise InputError(
-                f"The model {card.name} takes {network.config.in_channels} images at once; "
-                "only models of a single image can be used. Choose another model."
-            )
-        if card.input.slice_plane:
-            batches = Slices(slice_axis(card.input.slice_plane, card.input.orientation))
-        else:
-            batches = WholeVolume(network.stride, whole_voxels)
-        self.network = network.to(device, memory_format=batches.layout)
-        kind = MRFUNetPredictor if isinstance(network, MRFUNet) else ProbabilisticPredictor
-        self._predictor = kind(self.network, batches, device)
 
     def _prepared(
         self, volume: Volume, run: Run
     ) -> tuple[Tensor, tuple[slice, slice, slice], ModelGrid]:
-        """Bring the volume to the model's grid; also the box of what is not background there."""
+        """Bring the volume to the model's grid; also the box of it that is to be computed."""
         run.begin(RESAMPLING)
         if (self.device, self.whole_voxels) != self._wanted:
             self._move_to(*self._wanted)  # an earlier run had to step down
-        card = self.checkpoint.card
-        grid = ModelGrid.of(volume.geometry, self._voxel_size(volume), card.input.orientation)
-        self._check_size(grid)
+        card = self.checkpoint.card.input
+        voxel_size = [None if a == self._slice_axis else v for a, v in enumerate(card.voxel_size)]
+        grid = ModelGrid.of(volume.geometry, voxel_size, card.orientation)
+        _check_size(grid)
         image = self._normalised(volume, grid)
         box = self._occupied(image)
         run.check()
         return image, box, grid
-
-    def _voxel_size(self, volume: Volume) -> tuple[float, float, float]:
-        """The card's voxel size; across the slices of a 2D network, the volume's own."""
-        card = self.checkpoint.card.input
-        if card.slice_plane is None:
-            return card.voxel_size
-        size = list(card.voxel_size)
-        across = slice_axis(card.slice_plane, card.orientation)
-        axes, _ = nearest_axes(np.asarray(volume.geometry.direction), card.orientation)
-        size[across] = volume.geometry.spacing[axes[across]]
-        return tuple(size)
-
-    def _check_size(self, grid: ModelGrid) -> None:
-        card = self.checkpoint.card.input
-        needed = [_SMALLEST_SIDE] * 3
-        if card.slice_plane:
-            needed[slice_axis(card.slice_plane, card.orientation)] = 1
-        if all(n >= least for n, least in zip(grid.shape, needed, strict=True)):
-            return
-        extent = " x ".join(f"{n * s:.0f}" for n, s in zip(grid.shape, grid.spacing, strict=True))
-        raise InputError(
-            f"The volume covers only {extent} mm, which is "
-            f"{' x '.join(map(str, grid.shape))} voxels of the network's grid; at least "
-            f"{' x '.join(map(str, needed))} are needed. "
-            "Check the voxel spacing, or choose a complete 3D volume."
-        )
 
     def _segmentation(self, labels: np.ndarray, volume: Volume, run: Run) -> Segmentation:
         return Segmentation(
@@ -238,9 +231,11 @@ class Segmenter:
         return percentile_normalise(grid.to_model(unit), **options)
 
     def _occupied(self, image: Tensor) -> tuple[slice, slice, slice]:
-        """Box of what is not empty background, with a margin; all where no class is background."""
-        has_background = any(c.background for c in self.checkpoint.card.classes)
-        if not has_background or self.checkpoint.card.input.normalisation["method"] == "none":
+        """Box of what is not empty background, with a margin; all where that is not known."""
+        card = self.checkpoint.card
+        has_background = any(c.background for c in card.classes)
+        normalised = card.input.normalisation["method"] != "none"
+        if not (self._predictor.crops and has_background and normalised):
             return tuple(slice(0, n) for n in image.shape)
         occupied = image > 0
         box = []
@@ -255,23 +250,27 @@ class Segmenter:
             )
         return tuple(box)
 
-    def _on_device(self, compute: Callable[[Any], _Result], voxels: int, run: Run) -> _Result:
-        """Return compute(predictor), on a smaller scale or the CPU if memory runs out."""
+    def _on_device(
+        self, compute: Callable[[_Predictor], _Result], voxels: int, run: Run
+    ) -> _Result:
+        """Return compute(predictor), in smaller parts or on the CPU if memory runs out."""
         while True:
             try:
-                return compute(self._predictor)
+                with run.checking():
+                    return compute(self._predictor)
             except (torch.OutOfMemoryError, RuntimeError) as error:
                 if not _out_of_memory(error):
                     raise
                 self._step_down(voxels, run)
 
     def _step_down(self, voxels: int, run: Run) -> None:
-        smaller = min(self.whole_voxels, voxels) // 2
+        batches = self._predictor.batches
+        smaller = min(batches.voxels, voxels) // 2
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-        if smaller >= _SMALLEST_WHOLE:
+        if smaller >= batches.smallest:
             self._move_to(self.device, smaller)
-            run.warn(f"Out of memory on {self.device}: going on with smaller tiles.")
+            run.warn(f"Out of memory on {self.device}: going on in smaller parts.")
         elif self.device.type != "cpu":
             run.warn(f"Out of memory on {self.device}: going on with the CPU, which is slower.")
             self._move_to(torch.device("cpu"), _WHOLE_VOXELS)
@@ -304,6 +303,17 @@ class Segmenter:
                 labels[better] = c.value
             advance((c.value + 1) / len(classes))
         return labels.numpy()
+
+
+def _check_size(grid: ModelGrid) -> None:
+    if min(grid.shape) < _SMALLEST_SIDE:
+        extent = " x ".join(f"{n * s:.0f}" for n, s in zip(grid.shape, grid.spacing, strict=True))
+        raise InputError(
+            f"The volume covers only {extent} mm, which is "
+            f"{' x '.join(map(str, grid.shape))} voxels of the network's grid; at least "
+            f"{_SMALLEST_SIDE} are needed along every axis. "
+            "Check the voxel spacing, or choose a complete 3D volume."
+        )
 
 
 def _out_of_memory(error: Exception) -> bool:

@@ -9,6 +9,7 @@ spacing, so that thin structures are averaged and not skipped.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import permutations
 
@@ -97,20 +98,23 @@ class ModelGrid:
     def of(
         cls,
         geometry: Geometry,
-        voxel_size: tuple[float, float, float],
+        voxel_size: Sequence[float | None],
         orientation: str = "RAS",
     ) -> ModelGrid:
         """Build the grid of a volume.
 
         Args:
             geometry: the volume's.
-            voxel_size: mm along the axes of `orientation`.
+            voxel_size: mm along the three axes of `orientation`; None keeps the volume's own.
             orientation: directions of the model's axes.
         """
         axes, flips = nearest_axes(np.asarray(geometry.direction), orientation)
         input_shape = tuple(int(geometry.size[a]) for a in axes)
         extent = [geometry.size[a] * geometry.spacing[a] for a in axes]
-        shape = tuple(max(1, round(e / v)) for e, v in zip(extent, voxel_size, strict=True))
+        shape = tuple(
+            n if v is None else max(1, round(e / v))
+            for n, e, v in zip(input_shape, extent, voxel_size, strict=True)
+        )
         model_spacing = tuple(e / n for e, n in zip(extent, shape, strict=True))
         return cls(axes, flips, input_shape, shape, model_spacing)
 

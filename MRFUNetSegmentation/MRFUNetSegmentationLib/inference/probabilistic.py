@@ -1,23 +1,27 @@
-"""A Probabilistic U-Net on a volume: features and prior once, then any number of hypotheses."""
+"""A Probabilistic U-Net on a volume: features and prior once, then any number of samples."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ..networks import ProbabilisticUNet
-from .batches import Slices, WholeVolume
-from .run import DECODING, UNET, Run
+from .batches import Place, Slices, WholeVolume
+from .run import BACK, PRIOR, RESAMPLING, SAMPLING, UNET, Run
+
+# Voxels that f_comb takes at once in a sample.
+_DECODED_VOXELS = 2**16
 
 
 @dataclass(frozen=True)
 class Encoding:
-    """What is computed once for a volume, on the CPU.
+    """What all samples of a volume share, on the CPU.
 
     Attributes:
-        projected: (B, F, *spatial), features as f_comb's first layer sees them.
+        projected: (B, F, *spatial), the features after f_comb's first layer without z.
         mean: (B, latent), the prior's.
         scale: (B, latent), the prior's standard deviation.
     """
@@ -30,15 +34,24 @@ class Encoding:
 class ProbabilisticPredictor:
     """Class probabilities of a volume on the network's grid, for any latent.
 
-    Every hypothesis has one epsilon, the latent in units of the prior's standard deviation. All
-    slices of a volume (2D) and all its tiles (3D) share it, so that a sample is one hypothesis
-    about the whole volume, though each slice has its own prior.
+    A sample has one epsilon, the latent in units of the prior's standard deviation from its mean.
+    All slices of a volume (2D) share it, though each has a prior of its own, and so do all tiles
+    (3D): a sample is one hypothesis about the whole volume.
+
+    Attributes:
+        begins: share of a run that is over when each stage begins, measured on a CPU core.
+        sampling_begins: the same for a run that samples.
+        crops: False, for the prior averages over the whole image, background included.
 
     Args:
         network: on the device, in evaluation mode.
         batches: how the network takes a volume.
         device: the network's.
     """
+
+    begins = {RESAMPLING: 0.0, PRIOR: 0.05, UNET: 0.3, BACK: 0.95}  # noqa: RUF012
+    sampling_begins = {RESAMPLING: 0.0, PRIOR: 0.05, UNET: 0.2, SAMPLING: 0.6}  # noqa: RUF012
+    crops = False
 
     def __init__(
         self, network: ProbabilisticUNet, batches: WholeVolume | Slices, device: torch.device
@@ -48,40 +61,74 @@ class ProbabilisticPredictor:
         self.device = device
 
     def posterior(self, image: Tensor, run: Run) -> Tensor:
-        """Return the class probabilities (K, *shape) at the prior's mean of an image (*shape)."""
-        encoding = self.encode(image, run)
-        run.begin(DECODING)
-        return self.decode(encoding, torch.zeros(self.network.config.latent), run)
+        """Return the class probabilities (K, *shape) at the prior's mean, on the CPU.
+
+        Args:
+            image: (*shape).
+            run: is advanced.
+        """
+        images = self.batches.split(image[None])
+        mean, _ = self._prior(images, run)
+
+        def compute(place: Place) -> Tensor:
+            return self._decode(self._project(images[place]), mean[place[0]])
+
+        return self.batches.join(self._assemble(compute, images, self._classes, run))
 
     def encode(self, image: Tensor, run: Run) -> Encoding:
-        """Compute features and prior of an image (*shape)."""
+        """Compute what all samples of an image (*shape) share."""
         images = self.batches.split(image[None])
-        run.begin(UNET)
-        projected = self.batches.apply(
-            lambda x: self.network.project(self.network.features(self._placed(x))),
-            images,
-            self.network.config.filters[0],
-            self.network.unet,
-            run,
-        )
-        mean, scale = [], []
-        # The prior averages over a whole image: tiles would each have another.
-        for one in images.split(1):
-            run.check()
-            prior = self.network.prior(self._placed(one))
-            mean.append(prior.mean.cpu())
-            scale.append(prior.stddev.cpu())
-        return Encoding(projected, torch.cat(mean), torch.cat(scale))
+        mean, scale = self._prior(images, run)
+        filters = self.network.config.filters[0]
+        projected = self._assemble(lambda place: self._project(images[place]), images, filters, run)
+        return Encoding(projected, mean, scale)
 
-    def decode(self, encoding: Encoding, epsilon: Tensor, run: Run) -> Tensor:
-        """Return the class probabilities (K, *shape) of a hypothesis, epsilon (latent,)."""
-        z = encoding.mean + encoding.scale * epsilon
-        probabilities = []
-        for projected, latent in zip(encoding.projected.split(1), z.split(1), strict=True):
-            run.check()
-            logits = self.network.decode(projected.to(self.device), latent.to(self.device))
-            probabilities.append(_with_background(self.network.probabilities(logits)).cpu())
-        return self.batches.join(torch.cat(probabilities))
+    def decode(self, encoding: Encoding, epsilon: Tensor) -> Tensor:
+        """Return the class probabilities (K, *shape) of the sample of epsilon (latent,)."""
+        projected = encoding.projected
+        latents = encoding.mean + encoding.scale * epsilon
+        probabilities = torch.empty(len(projected), self._classes, *projected.shape[2:])
+        # f_comb sees single voxels, so the parts need no overlap.
+        rows = max(1, _DECODED_VOXELS // projected[0, 0, 0].numel())
+        for image, z, result in zip(projected, latents, probabilities, strict=True):
+            for part, place in zip(
+                image.split(rows, dim=1), result.split(rows, dim=1), strict=True
+            ):
+                place.copy_(self._decode(part[None].to(self.device), z[None])[0])
+        return self.batches.join(probabilities)
+
+    @property
+    def _classes(self) -> int:
+        """Number of classes, the background of a sigmoid network included."""
+        return max(2, self.network.config.classes)
+
+    def _prior(self, images: Tensor, run: Run) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation (B, latent) of the priors of images (B, C, *spatial).
+
+        Whole images, for the encoder averages over them: tiles would each have another prior.
+        """
+        parts = images.split(self.batches.images_at_once(images.shape[2:]))
+        run.begin(PRIOR)
+        with run.watching(self.network.prior_encoder, len(parts)):
+            priors = [self.network.prior(self._placed(part)) for part in parts]
+        mean = torch.cat([p.mean for p in priors])
+        scale = torch.cat([p.stddev for p in priors])
+        return mean.cpu(), scale.cpu()
+
+    def _assemble(
+        self, compute: Callable[[Place], Tensor], images: Tensor, channels: int, run: Run
+    ) -> Tensor:
+        run.begin(UNET)
+        with run.watching(self.network.unet, self.batches.passes(images)):
+            return self.batches.assemble(compute, images, channels)
+
+    def _project(self, images: Tensor) -> Tensor:
+        return self.network.project(self.network.features(self._placed(images)))
+
+    def _decode(self, projected: Tensor, z: Tensor) -> Tensor:
+        """Class probabilities (B, K, *spatial) of projected features on the device."""
+        logits = self.network.decode(projected, z.to(self.device))
+        return _with_background(self.network.probabilities(logits))
 
     def _placed(self, batch: Tensor) -> Tensor:
         return batch.to(self.device, memory_format=self.batches.layout)

@@ -3,37 +3,41 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from ..errors import Cancelled
 
 Progress = Callable[[str, float], None]
-RESAMPLING, UNET, MEAN_FIELD, DECODING, BACK = (
+RESAMPLING, PRIOR, UNET, MEAN_FIELD, SAMPLING, BACK = (
     "Resampling",
+    "Prior",
     "U-Net",
     "Mean field",
-    "Decoding",
+    "Sampling",
     "Back to the volume's grid",
 )
-# Share of the run that is over when each stage begins, measured on two CPU cores. A network has
-# either a mean field or a decoder.
-_BEGINS = {RESAMPLING: 0.0, UNET: 0.1, MEAN_FIELD: 0.4, DECODING: 0.4, BACK: 0.9}
 
 
 class Run:
     """What one run has done so far.
 
     Args:
+        begins: for each stage, in their order, the share of the run that is over when it begins.
         progress: called with the stage's name and the share of the run that is over.
-        cancelled: asked whenever there is progress.
+        cancelled: asked whenever there is progress, and as `checking` says.
     """
 
-    def __init__(self, progress: Progress, cancelled: Callable[[], bool]) -> None:
+    def __init__(
+        self, begins: Mapping[str, float], progress: Progress, cancelled: Callable[[], bool]
+    ) -> None:
         self.timings: dict[str, float] = {}
         self.warnings: list[str] = []
+        self._begins = begins
         self._progress = progress
         self._cancelled = cancelled
         self._stage = ""
@@ -52,8 +56,8 @@ class Run:
             Cancelled: if the run is to end.
         """
         self.check()
-        first = _BEGINS[self._stage]
-        last = next((b for b in _BEGINS.values() if b > first), 1.0)
+        first = self._begins[self._stage]
+        last = next((b for b in self._begins.values() if b > first), 1.0)
         self._progress(self._stage, first + (last - first) * fraction)
 
     def check(self) -> None:
@@ -70,20 +74,29 @@ class Run:
         self._close_stage()
 
     @contextmanager
+    def checking(self) -> Iterator[None]:
+        """Check before every operation of torch, so that long computations end within one.
+
+        Nothing that must not be left half done belongs in this context.
+        """
+        with _BeforeEveryOperation(self.check):
+            yield
+
+    @contextmanager
     def watching(self, network: nn.Module, passes: int) -> Iterator[None]:
-        """Advance with every layer of a network, so that a long pass can be cancelled within.
+        """Advance with every layer of a network.
 
         Args:
-            network: what will be called.
+            network: what is called in this context.
             passes: how often.
         """
         layers = [m for m in network.modules() if not list(m.children())]
-        done = 0
+        calls = 0
 
         def advance(*_) -> None:
-            nonlocal done
-            self.advance(done / (passes * len(layers)))
-            done += 1
+            nonlocal calls
+            self.advance(calls / (passes * len(layers)))
+            calls += 1
 
         hooks = [layer.register_forward_pre_hook(advance) for layer in layers]
         try:
@@ -96,3 +109,15 @@ class Run:
         if self._stage:
             spent = time.perf_counter() - self._since
             self.timings[self._stage] = self.timings.get(self._stage, 0.0) + spent
+
+
+class _BeforeEveryOperation(TorchFunctionMode):
+    """Calls a function before each of torch's in this thread."""
+
+    def __init__(self, check: Callable[[], None]) -> None:
+        super().__init__()
+        self._check = check
+
+    def __torch_function__(self, function, types, args=(), kwargs=None) -> Any:
+        self._check()
+        return function(*args, **(kwargs or {}))
