@@ -19,6 +19,7 @@ from MRFUNetSegmentationLib.inference.devices import (
 )
 from MRFUNetSegmentationLib.inference.engine import Segmenter
 from MRFUNetSegmentationLib.inference.volume import Geometry, Volume
+from MRFUNetSegmentationLib.networks import MRFUNet
 
 needs_no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without GPU")
 
@@ -252,3 +253,30 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)
         [sys.executable, "-c", setup + program], check=True, capture_output=True, text=True
     )
     assert float(run.stdout) < 6.0
+
+
+def test_tolerance_ends_the_mean_field_early(tiny_checkpoint, monkeypatch):
+    array = head()
+    volume = Volume(array, geometry(array))
+    checkpoint = load_checkpoint(tiny_checkpoint)
+    everything = Segmenter(checkpoint, "cpu").segment(volume).labels
+    counts = []
+    original = MRFUNet.responsibilities
+
+    def counted(self, *args, **options):
+        counts.append(0)
+        for step in original(self, *args, **options):
+            counts[-1] += 1
+            yield step
+
+    monkeypatch.setattr(MRFUNet, "responsibilities", counted)
+    early = Segmenter(checkpoint, "cpu", tolerance=0.9).segment(volume).labels
+    Segmenter(checkpoint, "cpu").segment(volume)
+    assert counts == [1, checkpoint.network.config.iterations]
+    assert (early == everything).mean() > 0.5
+
+
+@pytest.mark.parametrize("tolerance", [-0.1, 1.0, float("nan")])
+def test_impossible_tolerance(tiny_checkpoint, tolerance):
+    with pytest.raises(InputError, match="tolerance must be"):
+        Segmenter(load_checkpoint(tiny_checkpoint), "cpu", tolerance=tolerance)

@@ -31,7 +31,7 @@ def add_parser(commands) -> argparse.ArgumentParser:
     parser.add_argument("--model", default=segment.DEFAULT_MODEL, metavar="NAME|FILE")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--overwrite", action="store_true", help="replace earlier results in DIR")
-    parser.set_defaults(series=None, replace_non_finite=False)
+    parser.set_defaults(series=None, replace_non_finite=False, tolerance=0.0)
     return parser
 
 

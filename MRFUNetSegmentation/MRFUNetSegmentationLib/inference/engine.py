@@ -78,15 +78,23 @@ class Segmenter:
         device: auto, cpu, cuda, cuda:N or mps.
         whole_voxels: largest volume, in voxels of the model's grid, that a U-Net sees at once;
             larger ones are tiled (3D) or divided into batches of fewer slices (2D).
+        tolerance: ends the mean field of an MRF-UNet early (see `networks.mrf.mean_field`); 0
+            runs all its iterations.
 
     Raises:
         DeviceError: if the machine has no such device.
-        InputError: if the network needs several images at once.
+        InputError: if the network needs several images at once, or the tolerance is impossible.
     """
 
     def __init__(
-        self, checkpoint: Checkpoint, device: str = "auto", whole_voxels: int = _WHOLE_VOXELS
+        self,
+        checkpoint: Checkpoint,
+        device: str = "auto",
+        whole_voxels: int = _WHOLE_VOXELS,
+        tolerance: float = 0.0,
     ) -> None:
+        if not 0 <= tolerance < 1:
+            raise InputError(f"The tolerance must be at least 0 and below 1, not {tolerance:g}.")
         channels = checkpoint.network.config.in_channels
         if channels != 1:
             raise InputError(
@@ -96,6 +104,7 @@ class Segmenter:
         self.checkpoint = checkpoint
         card = checkpoint.card.input
         self._slice_axis = card.slice_plane and slice_axis(card.slice_plane, card.orientation)
+        self._options = {"tolerance": tolerance} if isinstance(checkpoint.network, MRFUNet) else {}
         self._wanted = resolve_device(device), whole_voxels
         self._move_to(*self._wanted)
 
@@ -186,7 +195,8 @@ class Segmenter:
         else:
             batches = Slices(min(whole_voxels, _SLICES_VOXELS), self._slice_axis)
         self.network = network.to(device, memory_format=batches.layout)
-        self._predictor: _Predictor = _PREDICTORS[type(network)](self.network, batches, device)
+        kind = _PREDICTORS[type(network)]
+        self._predictor: _Predictor = kind(self.network, batches, device, **self._options)
         self.device = device
         self.whole_voxels = whole_voxels
 

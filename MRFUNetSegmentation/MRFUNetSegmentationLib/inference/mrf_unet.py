@@ -22,17 +22,23 @@ class MRFUNetPredictor:
         network: on the device, in evaluation mode.
         batches: how the network takes a volume.
         device: the network's.
+        tolerance: ends the mean field early; 0 does not (see `networks.mrf.mean_field`).
     """
 
     begins = {RESAMPLING: 0.0, UNET: 0.1, MEAN_FIELD: 0.4, BACK: 0.9}  # noqa: RUF012
     crops = True
 
     def __init__(
-        self, network: MRFUNet, batches: WholeVolume | Slices, device: torch.device
+        self,
+        network: MRFUNet,
+        batches: WholeVolume | Slices,
+        device: torch.device,
+        tolerance: float = 0.0,
     ) -> None:
         self.network = network
         self.batches = batches
         self.device = device
+        self.tolerance = tolerance
 
     def posterior(self, image: Tensor, run: Run) -> Tensor:
         """Return the class posteriors (K, *shape) of an image (*shape), on the CPU."""
@@ -54,7 +60,8 @@ class MRFUNetPredictor:
         run.begin(MEAN_FIELD)
         iterations = self.network.config.iterations
         posterior = logits
-        for number, responsibilities in enumerate(self.network.responsibilities(logits), start=1):
+        steps = self.network.responsibilities(logits, tolerance=self.tolerance)
+        for number, responsibilities in enumerate(steps, start=1):
             run.advance(number / iterations)
             posterior = responsibilities
         return posterior
