@@ -23,7 +23,7 @@ from .labels import CSF, GREY_MATTER, OTHER, VENTRICLES, WHITE_MATTER, LabelMap
 # Mean intensity of cortex, white matter and fluid, on a scale of 0..1, in the contrasts that are
 # met most; standard deviation of each mean in `_CONTRAST_SPREAD`.
 _CONTRASTS = {
-    "T1": (0.50, 0.80, 0.20),
+    "T1": (0.50, 0.80, 0.16),
     "T2": (0.55, 0.38, 0.92),
     "FLAIR": (0.68, 0.52, 0.14),
     "PD": (0.80, 0.62, 0.85),
@@ -244,6 +244,8 @@ def _mean_intensities(label_map: LabelMap, config: SynthesisConfig, draw: _Draw)
         typical = draw.uniforms(3)
         spread = draw.uniform(0, 0.12)
     grey, white, fluid = (typical + spread * draw.normal(3)).tolist()
+    # In some scans it is as dark as air, in others half as bright as the cortex.
+    fluid += spread * draw.normal(()).item()
     extraventricular = fluid + 0.5 * spread * draw.normal(()).item()
     for group, kind in enumerate(tissue.tolist()):
         if kind == OTHER:
