@@ -117,6 +117,9 @@ class ModelCard:
         licence: SPDX identifier of the weights' licence.
         citation: how to cite it.
         intended_use: what it is for and what not.
+        one_piece: values of the classes that together are one connected object, as the tissues
+            of a brain are; what lies apart from it, other classes too, becomes background. Empty
+            where there may be several objects.
     """
 
     name: str
@@ -129,6 +132,7 @@ class ModelCard:
     licence: str
     citation: str
     intended_use: str
+    one_piece: tuple[int, ...] = ()
 
     @classmethod
     def from_dict(cls, card: Any, source: str = "model card") -> ModelCard:
@@ -172,6 +176,7 @@ class ModelCard:
             licence=card["licence"],
             citation=card["citation"],
             intended_use=card["intended_use"],
+            one_piece=tuple(card.get("one_piece", ())),
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -195,6 +200,7 @@ class ModelCard:
             "licence": self.licence,
             "citation": self.citation,
             "intended_use": self.intended_use,
+            **({"one_piece": list(self.one_piece)} if self.one_piece else {}),
         }
 
     @property
@@ -217,6 +223,11 @@ def _inconsistencies(card: dict[str, Any]) -> list[str]:
     classes = [_segment_class(c) for c in card["classes"]]
     if len({c.segment_id for c in classes}) != len(classes):
         return ["classes: names must differ"]
+    segments = {c.value for c in classes if not c.background}
+    if not segments.issuperset(card.get("one_piece", ())):
+        return [f"one_piece: {card['one_piece']} must be values of classes, not background"]
+    if "one_piece" in card and len(segments) == len(classes):
+        return ["one_piece: needs a background class, for what lies apart"]
     axes = {frozenset("LR"), frozenset("PA"), frozenset("IS")}
     letters = card["input"]["orientation"]
     if {pair for pair in axes for letter in letters if letter in pair} != axes:

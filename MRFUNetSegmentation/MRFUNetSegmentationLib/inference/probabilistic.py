@@ -12,6 +12,8 @@ from ..networks import ProbabilisticUNet
 from .batches import Place, Slices, WholeVolume
 from .run import BACK, PRIOR, RESAMPLING, SAMPLING, UNET, Run
 
+# A sample takes so much less than features and prior together, measured on a CPU core.
+_SAMPLES_PER_ENCODING = 30
 # Voxels that f_comb takes at once in a sample.
 _DECODED_VOXELS = 2**16
 
@@ -38,9 +40,11 @@ class ProbabilisticPredictor:
     All slices of a volume (2D) share it, though each has a prior of its own, and so do all tiles
     (3D): a sample is one hypothesis about the whole volume.
 
+    Tiles do not agree with the whole exactly: the published upsampling aligns corners, so where it
+    samples depends a little on the size of the image.
+
     Attributes:
         begins: share of a run that is over when each stage begins, measured on a CPU core.
-        sampling_begins: the same for a run that samples.
         crops: False, for the prior averages over the whole image, background included.
 
     Args:
@@ -49,8 +53,7 @@ class ProbabilisticPredictor:
         device: the network's.
     """
 
-    begins = {RESAMPLING: 0.0, PRIOR: 0.05, UNET: 0.3, BACK: 0.95}  # noqa: RUF012
-    sampling_begins = {RESAMPLING: 0.0, PRIOR: 0.05, UNET: 0.2, SAMPLING: 0.6}  # noqa: RUF012
+    begins = {RESAMPLING: 0.0, PRIOR: 0.04, UNET: 0.29, BACK: 0.98}  # noqa: RUF012
     crops = False
 
     def __init__(
@@ -59,6 +62,13 @@ class ProbabilisticPredictor:
         self.network = network
         self.batches = batches
         self.device = device
+
+    @classmethod
+    def sampling_begins(cls, number: int) -> dict[str, float]:
+        """Return the same as `begins` for a run that draws a number of samples."""
+        encoding = _SAMPLES_PER_ENCODING / (_SAMPLES_PER_ENCODING + number)
+        shares = {s: encoding * b for s, b in cls.begins.items() if s != BACK}
+        return {**shares, SAMPLING: encoding}
 
     def posterior(self, image: Tensor, run: Run) -> Tensor:
         """Return the class probabilities (K, *shape) at the prior's mean, on the CPU.

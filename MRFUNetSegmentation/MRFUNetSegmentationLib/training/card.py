@@ -6,6 +6,7 @@ from typing import Any
 
 from ..checkpoints.card import FORMAT_VERSION, ModelCard
 from .config import TrainingConfig
+from .labels import GREY_MATTER, VENTRICLES, WHITE_MATTER
 
 NORMALISATION = {"method": "percentile", "low": 0.5, "high": 99.5}
 
@@ -71,5 +72,6 @@ def trained_card(config: TrainingConfig, steps: int, metrics: dict[str, Any]) ->
             "licence": text.licence,
             "citation": text.citation,
             "intended_use": text.intended_use,
+            "one_piece": [GREY_MATTER, WHITE_MATTER, VENTRICLES],
         }
     )

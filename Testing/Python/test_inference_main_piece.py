@@ -1,0 +1,90 @@
+"""What belongs to the main object is kept, what is apart from it is not."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from MRFUNetSegmentationLib.checkpoints.card import ModelCard
+from MRFUNetSegmentationLib.checkpoints.load import load_checkpoint
+from MRFUNetSegmentationLib.errors import CheckpointError
+from MRFUNetSegmentationLib.inference.engine import Segmenter
+from MRFUNetSegmentationLib.inference.main_piece import main_piece
+from MRFUNetSegmentationLib.inference.volume import Volume
+from test_inference_engine import geometry, head
+
+
+def ball(centre, radius, shape=(60, 50, 40)) -> torch.Tensor:
+    axes = np.ogrid[tuple(slice(0, n) for n in shape)]
+    distance = sum((x - c) ** 2 for x, c in zip(axes, centre, strict=True))
+    return torch.from_numpy(distance <= radius**2)
+
+
+NOTHING = torch.zeros(60, 50, 40, dtype=torch.bool)
+
+
+def test_smaller_pieces_sheets_and_thin_bridges_go():
+    brain = ball((25, 25, 20), 14)
+    muscle = ball((52, 25, 20), 6)
+    scalp = ball((25, 25, 20), 22) & ~ball((25, 25, 20), 18)
+    bridge = NOTHING.clone()
+    bridge[24:27, 24:27, :] = True
+    kept = main_piece(brain | muscle | scalp | bridge, NOTHING)
+    assert torch.equal(kept & brain, brain)
+    assert not (kept & muscle).any()
+    assert (kept & scalp).sum() < 0.03 * scalp.sum()  # the feet of the bridge
+
+
+def test_thin_parts_of_the_main_piece_stay():
+    brain = ball((25, 25, 20), 14)
+    gyri = NOTHING.clone()
+    for start in range(17, 32, 4):
+        gyri[start : start + 2, 22:28, 28:33] = True
+    assert torch.equal(main_piece(brain | gyri, NOTHING), brain | gyri)
+
+
+def test_fluid_stays_where_it_touches_the_main_piece():
+    brain, muscle = ball((20, 25, 20), 12), ball((50, 25, 20), 8)
+    fluid = ball((20, 25, 20), 15) & ~brain
+    elsewhere = ball((50, 25, 20), 9) & ~muscle
+    kept = main_piece(brain | muscle, fluid | elsewhere)
+    assert torch.equal(kept, brain | fluid)
+
+
+def test_object_that_the_field_of_view_cuts_stays_whole():
+    mask = ball((0, 25, 20), 20)
+    assert torch.equal(main_piece(mask, NOTHING), mask)
+
+
+@pytest.mark.parametrize("mask", [NOTHING, ball((4, 4, 4), 2)])
+def test_nothing_thick_enough_stays_as_it_is(mask):
+    around = ball((30, 30, 30), 5)
+    assert torch.equal(main_piece(mask, around), mask | around)
+
+
+def test_engine_makes_background_of_what_is_apart(tiny_checkpoint):
+    checkpoint = load_checkpoint(tiny_checkpoint)
+    array = head()
+    volume = Volume(array, geometry(array))
+    labels = Segmenter(checkpoint, "cpu").segment(volume).labels
+    one_piece = tuple(c.value for c in checkpoint.card.segments)
+    checkpoint = replace(checkpoint, card=replace(checkpoint.card, one_piece=one_piece))
+    together = Segmenter(checkpoint, "cpu").segment(volume).labels
+    changed = together != labels
+    assert (together[changed] == 0).all()
+    assert (together > 0).any()
+
+
+@pytest.mark.parametrize(
+    ("one_piece", "message"),
+    [([0, 1], "must be values of classes"), ([9], "must be values"), ([], "one_piece")],
+)
+def test_card_with_an_impossible_piece(tiny_card, one_piece, message):
+    with pytest.raises(CheckpointError, match=message):
+        ModelCard.from_dict({**tiny_card.to_dict(), "one_piece": one_piece})
+
+
+def test_card_keeps_the_piece(tiny_card):
+    card = ModelCard.from_dict({**tiny_card.to_dict(), "one_piece": [1, 2]})
+    assert ModelCard.from_dict(card.to_dict()).one_piece == (1, 2)
+    assert tiny_card.one_piece == ()
