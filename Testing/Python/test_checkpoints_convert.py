@@ -11,7 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from MRFUNetSegmentationLib.checkpoints.convert import convert, pth
+from MRFUNetSegmentationLib.checkpoints.convert import (
+    SOURCES,
+    convert,
+    nitorch,
+    probunet_pytorch,
+    pth,
+)
 from MRFUNetSegmentationLib.checkpoints.load import load_checkpoint
 from MRFUNetSegmentationLib.cli.main import main
 from MRFUNetSegmentationLib.errors import CheckpointError
@@ -142,13 +148,18 @@ def random_seg_mrf_net(
     return state
 
 
-def in_later_spelling(state: dict) -> dict:
-    """The same weights as revision 266f856 names them."""
+def in_other_spelling(state: dict) -> dict:
+    """The same weights with the convolutions one level deeper."""
+    return {key.replace(".conv.", ".conv.conv."): value for key, value in state.items()}
+
+
+def nested(state: dict) -> dict:
+    """Names of the class of March to May 2021 (266f856)."""
     last = max(int(k.split(".")[3]) for k in state if k.startswith("unet.unet.stack."))
     extra = any(k.startswith("mrf.mrf.extra.") for k in state)
     result = {}
-    for key, value in state.items():
-        name = key.replace(".conv.", ".conv.conv.")
+    for key, value in in_other_spelling(state).items():
+        name = key
         for part in ("encoder", "decoder"):
             if name.startswith(f"unet.unet.{part}."):
                 words = name.split(".")
@@ -185,7 +196,7 @@ CONFIGURATIONS = {
 SIZES = {2: (41, 30), 3: (33, 40, 31)}
 
 
-@pytest.mark.parametrize("spelling", [dict, in_later_spelling], ids=["c3676d0", "266f856"])
+@pytest.mark.parametrize("spelling", [dict, in_other_spelling], ids=["conv", "conv.conv"])
 @pytest.mark.parametrize("name", CONFIGURATIONS)
 def test_any_configuration_of_nitorch_gives_the_published_numbers(tmp_path, name, spelling):
     options = {"dim": 3, "classes": 3, "channels": 1, "mrf": True, **CONFIGURATIONS[name]}
@@ -316,9 +327,17 @@ def test_any_configuration_of_the_port_is_inferred(tmp_path, options):
         lambda s: {"model_state_dict": s},
         lambda s: {f"module.{k}": v for k, v in s.items()},
         lambda s: {"state_dict": {f"model.net.{k}": v for k, v in s.items()}, "lr": 1e-3},
+        lambda s: {"model": {"state_dict": s}},
         lambda s: {k: v.bfloat16().float() if v.is_floating_point() else v for k, v in s.items()},
     ],
-    ids=["Lightning", "model_state_dict", "DataParallel", "both prefixes", "plain"],
+    ids=[
+        "Lightning",
+        "model_state_dict",
+        "DataParallel",
+        "both prefixes",
+        "dict in a dict",
+        "rounded",
+    ],
 )
 def test_wrappers_are_taken_off(tmp_path, wrap):
     state = random_seg_mrf_net()
@@ -394,9 +413,34 @@ REFUSED = {
         lambda: changed("0.batch_norm.batchnorm.running_var", -torch.ones(1)),
         "negative variances",
     ),
-    "later generation": (
+    "two spellings of a weight": (
+        lambda: changed("1.conv.conv.bias", torch.zeros(6)),
+        "claim the same place",
+    ),
+    "class of March to May 2021": (
+        lambda: nested(random_seg_mrf_net()),
+        "class of March to May 2021.* pads its strided convolutions",
+    ),
+    "class of 18 May 2021 or later": (
         lambda: {"unet.unet.first.conv.conv.weight": torch.zeros(4, 1, 3, 3, 3)},
-        "lost the U-Net's activations",
+        "class of 18 May 2021 or later.* lost the U-Net's activations",
+    ),
+    "integers": (lambda: changed("1.conv.bias", torch.zeros(6, dtype=torch.int32)), "torch.int32"),
+    "no values": (lambda: changed("1.conv.bias", torch.zeros(0)), "the file holds 0 values"),
+    "one value for a million": (
+        lambda: changed("1.conv.bias", torch.zeros(1).expand(10**6)),
+        r"shape \(1000000,\), but the file holds 1 values",
+    ),
+    "no storage": (
+        lambda: changed("1.conv.bias", torch.zeros(6, device="meta")),
+        "the file holds 0 values",
+    ),
+    "widths beyond all memory": (
+        lambda: {
+            key: torch.zeros(10**6, 1, 1, 1, 1) if key.endswith(".conv.weight") else value
+            for key, value in random_seg_mrf_net().items()
+        },
+        "ask for",
     ),
     "complex": (lambda: {"a": torch.zeros(2, dtype=torch.complex64)}, "complex"),
 }  # fmt: skip
@@ -409,6 +453,39 @@ def test_defects_are_refused_with_their_reason(tmp_path, name):
     with pytest.raises(CheckpointError, match=message) as caught:
         convert(path, "nitorch", card(3))
     assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("source", ["nitorch", "probunet-pytorch"])
+def test_no_change_of_a_single_weight_goes_unnoticed(source):
+    """Left out, renamed, or of another shape: refused, whichever weight it is."""
+    if source == "nitorch":
+        state, read = random_seg_mrf_net(extra=True), nitorch.convert
+    else:
+        config = ProbabilisticUNetConfig(filters=(2, 3), convolutions=2, latent=1)
+        state = as_the_port_names_it(ProbabilisticUNet(config))
+        read = probunet_pytorch.convert
+    read(state, {})
+    for key in state:
+        if key.endswith("num_batches_tracked"):
+            continue
+        rest = without(state, key)
+        for changes in (
+            {},
+            {key + "x": state[key]},
+            {key: torch.zeros(())},
+            {key: torch.zeros(7, 7)},
+            {key: state[key][None]},
+            {key: torch.cat((state[key], state[key]))},
+        ):
+            with pytest.raises(CheckpointError):
+                read({**rest, **changes}, {})
+
+
+def test_order_of_the_weights_does_not_matter():
+    config = ProbabilisticUNetConfig(filters=(2, 3), convolutions=6, latent=1)
+    state = as_the_port_names_it(ProbabilisticUNet(config))
+    network = probunet_pytorch.convert(dict(sorted(state.items(), reverse=True)), {})
+    assert network.config == config
 
 
 def test_code_in_a_file_does_not_run(tmp_path):
@@ -453,8 +530,18 @@ def test_old_torch_is_refused(tmp_path, monkeypatch):
     ("changes", "message"),
     [
         ({"classes": card(4)["classes"]}, "names 4 classes, but the network has 3"),
-        ({"architecture": {"iterations": 0}}, "iterations must be at least 1"),
-        ({"architecture": {"encoder": [1]}}, "gives encoder, but the weights show it"),
+        ({"architecture": {"iterations": 0}}, "iterations = 0, not a whole number"),
+        ({"architecture": {"iterations": 2.5}}, "iterations = 2.5, not a whole number"),
+        ({"architecture": {"training_iterations": [9, 5]}}, "two whole numbers in order"),
+        ({"architecture": {"training_iterations": "5"}}, "two whole numbers"),
+        ({"architecture": {"w": 0}}, "w = 0, not a number above 0, at most 1"),
+        ({"architecture": {"w": 1.5}}, "w = 1.5, not a number above 0, at most 1"),
+        (
+            {"architecture": {"encoder": [1]}},
+            r"gives encoder = \[1\], but the weights show \[4, 6\]",
+        ),
+        ({"architecture": {"type": "probabilistic-unet"}}, "but the weights show mrf-unet"),
+        ({"architecture": {"depth": 3}}, "gives depth, which a mrf-unet does not have"),
         ({"architecture": 3}, "must be an object"),
         ({"title": ""}, "title"),
         ({"input": card(3, 2)["input"]}, "3D, so the card's input.slice_plane must go"),
@@ -464,6 +551,14 @@ def test_card_that_does_not_fit(tmp_path, changes, message):
     path = saved(tmp_path, random_seg_mrf_net())
     with pytest.raises(CheckpointError, match=message):
         convert(path, "nitorch", {**card(3), **changes})
+
+
+def test_card_of_a_converted_network_converts_it_again(tmp_path):
+    path = saved(tmp_path, random_seg_mrf_net())
+    _, checked = convert(path, "nitorch", card(3, iterations=7, w=0.5, training_iterations=[2, 3]))
+    _, again = convert(path, "nitorch", checked.to_dict())
+    assert again == checked
+    assert again.architecture["iterations"] == 7
 
 
 def test_defaults_are_the_published_ones(tmp_path):
@@ -488,6 +583,13 @@ def run_convert(folder: Path, *more: str) -> int:
         ["convert", str(folder / "upstream.pth"), "-o", str(folder / "out.safetensors"),
          "--from", "nitorch", "--card", str(folder / "card.json"), *more]
     )  # fmt: skip
+
+
+def test_command_line_offers_every_source(capsys):
+    with pytest.raises(SystemExit):
+        main(["convert", "a", "-o", "b", "--from", "elsewhere", "--card", "c"])
+    error = capsys.readouterr().err
+    assert all(source in error for source in SOURCES)
 
 
 def test_command_line_writes_a_checkpoint_that_loads(files, capsys):

@@ -199,12 +199,11 @@ def test_cancel_is_honoured_within_a_second(segmenter):
     asked = []
 
     def cancelled() -> bool:
-        # Computing time of the one thread that tests have: the machine may be busy.
-        asked.append(time.process_time())
+        asked.append(time.process_time())  # the machine may be busy with something else
         return False
 
     segmenter.segment(Volume(array, geometry(array)), cancelled=cancelled)
-    assert max(np.diff(asked)) < 2.5  # one layer; two threads take half as long
+    assert max(np.diff(asked)) < 1
     assert not any(m._forward_pre_hooks for m in segmenter.network.modules())
 
 

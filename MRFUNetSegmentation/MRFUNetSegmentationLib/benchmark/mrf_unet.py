@@ -89,8 +89,7 @@ def _strengthen(output: nn.Module, neighbours: nn.Module, final: nn.Module) -> N
     """Scale the weights so that the U-Net is decided and the MRF matters.
 
     As they are initialised the mean field converges at once, which would flatter the early stop.
-    So it changes about a tenth of the labels and takes five iterations to settle, one more than
-    with the trained MRF of `brain-tissue`.
+    So it changes about a tenth of the labels and takes five iterations to settle.
     """
     output.weight *= 10
     output.bias *= 10

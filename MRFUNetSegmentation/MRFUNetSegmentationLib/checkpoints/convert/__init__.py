@@ -18,8 +18,8 @@ from ..load import build_network
 from . import nitorch, probunet_pytorch
 from .pth import read_state
 
-# By name on the command line: reads a state dict and what the card says of the architecture, and
-# returns the network with its weights.
+# By name on the command line: takes a state dict and the hyper-parameters that the card gives (of
+# which it uses those that weights do not show), and returns the network with its weights.
 SOURCES: dict[str, Callable[[Mapping[str, Tensor], Mapping[str, Any]], nn.Module]] = {
     "nitorch": nitorch.convert,
     "probunet-pytorch": probunet_pytorch.convert,
@@ -31,7 +31,7 @@ def convert(path: Path, source: str, card: Mapping[str, Any]) -> tuple[nn.Module
 
     The architecture is inferred from the names and shapes of the weights. The card says the rest:
     its "architecture" may be left out, or give what weights do not show (see the source's
-    `convert`); "format_version" may be left out.
+    `convert`); what else it gives must agree with them. "format_version" may be left out.
 
     Args:
         path: a .pth file.
@@ -49,7 +49,8 @@ def convert(path: Path, source: str, card: Mapping[str, Any]) -> tuple[nn.Module
     if not isinstance(given, Mapping):
         raise CheckpointError("model card: architecture must be an object. Correct the card.")
     try:
-        network = SOURCES[source](state, {k: v for k, v in given.items() if k != "type"})
+        network = SOURCES[source](state, given)
+        _check_agreement(given, architectures.describe(network))
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
     full = {
@@ -60,3 +61,18 @@ def convert(path: Path, source: str, card: Mapping[str, Any]) -> tuple[nn.Module
     checked = ModelCard.from_dict(full)
     build_network(checked)  # refuses a card that names other classes than the network has
     return network.eval(), checked
+
+
+def _check_agreement(given: Mapping[str, Any], found: Mapping[str, Any]) -> None:
+    for key, value in given.items():
+        if key not in found:
+            raise CheckpointError(
+                f"the card's architecture gives {key}, which a {found['type']} does not have. "
+                "Leave it out."
+            )
+        value = list(value) if isinstance(value, tuple) else value
+        if value is not None and value != found[key]:
+            raise CheckpointError(
+                f"the card's architecture gives {key} = {value}, but the weights show "
+                f"{found[key]}. Leave it out, or choose the file that the card belongs to."
+            )

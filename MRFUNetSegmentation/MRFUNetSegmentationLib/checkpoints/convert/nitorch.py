@@ -1,8 +1,15 @@
-"""MRF-UNet checkpoints of nitorch (`SegMRFNet`, February to April 2021).
+"""MRF-UNet checkpoints of nitorch (`SegMRFNet`, February 2021).
 
-github.com/balbasty/nitorch is the reference implementation of Brudfors et al., MIDL 2021. Two
-spellings of its names are read: that of revision c3676d0, and that of revision 266f856, where
-blocks are nested and the last layers have other names.
+github.com/balbasty/nitorch is the reference implementation of Brudfors et al., MIDL 2021. Three
+generations of its class have that name; measured on the class itself, from what its forward pass
+returns:
+
+- February 2021 (c3676d0): the paper's network.
+- March to mid-May 2021 (0927724 to cf54d74, and so 266f856): blocks are nested, and the last
+  layers have other names. The strided convolutions are padded, which the paper's are not. The
+  activations at full resolution are lost: with one such layer it is a ReLU, with more there is
+  none, with none the last decoder layer has no activation.
+- From 18 May 2021 (f123100) on: another U-Net, without any activation.
 """
 
 from __future__ import annotations
@@ -16,24 +23,24 @@ from torch import Tensor
 
 from ...errors import CheckpointError
 from ...networks import MRFUNet, MRFUNetConfig
-from .weights import load_exactly, unknown_name
+from .weights import built_and_loaded, by_our_names, convolution_weight, unknown_name
 
 # What the weights do not show, and the card may give; upstream's defaults, which are the paper's.
 DEFAULTS = {"iterations": 10, "training_iterations": (5, 15), "w": 1.0}
 
-# The group "inner" is the nesting of the later spelling.
 _NAMES = (
-    (r"unet\.unet\.(?P<part>encoder|decoder)\.(?P<n>\d+)(?P<inner>\.0)?", "unet.{part}.{n}"),
-    (r"unet\.unet\.(?P<part>stack)\.(?P<n>\d+)", "unet.{part}.{n}"),
-    (r"unet\.unet\.(?P<part>final)", "unet.final"),
-    (r"mrf\.mrf\.(?P<part>mrf)", "mrf.neighbours"),
-    (r"mrf\.mrf\.(?P<part>extra)(\.(?P<n>\d+))?", "mrf.extra.{n}"),
-    (r"mrf\.mrf\.(?P<part>final)", "mrf.final"),
+    (r"unet\.unet\.(?P<part>encoder|decoder|stack)\.(?P<n>\d{1,3})", "unet.{part}.{n}"),
+    (r"mrf\.mrf\.mrf", "mrf.neighbours"),
+    (r"mrf\.mrf\.extra(\.(?P<n>\d{1,3}))?", "mrf.extra.{n}"),
+    (r"mrf\.mrf\.final", "mrf.final"),
 )
+# The second ".conv" is in the other of the two spellings.
 _LEAVES = (
     (r"\.batch_norm\.batchnorm\.(?P<leaf>\w+)", ".norm.{leaf}"),
     (r"\.conv(\.conv)?\.(?P<leaf>weight|bias)", ".conv.{leaf}"),
 )
+_NESTED = re.compile(r"unet\.unet\.(final|(encoder|decoder)\.\d+\.\d+)\..*")
+_TRAIN_AGAIN = "Train again with a revision of February 2021 (c3676d0), or with this program"
 
 
 def convert(state: Mapping[str, Tensor], given: Mapping[str, Any]) -> MRFUNet:
@@ -41,46 +48,66 @@ def convert(state: Mapping[str, Tensor], given: Mapping[str, Any]) -> MRFUNet:
 
     Args:
         state: by nitorch's names.
-        given: "iterations", "training_iterations" and "w", each `DEFAULTS` where it is left out.
+        given: "iterations", "training_iterations" and "w", each `DEFAULTS` where it is left out;
+            other entries are not used.
 
     Raises:
         CheckpointError: if the weights are those of another network.
     """
-    _refuse_later_generation(state)
-    unknown = sorted(given.keys() - DEFAULTS.keys())
-    if unknown:
-        raise CheckpointError(
-            f"the card's architecture gives {unknown[0]}, but the weights show it. Leave it out; "
-            f"only {', '.join(DEFAULTS)} can be given."
-        )
-    upstream = {_renamed(name): name for name in state}
-    upstream = _last_layers_renamed(upstream)
+    _refuse_later_generations(state)
+    upstream = by_our_names(state, _renamed)
     renamed = {ours: state[name] for ours, name in upstream.items()}
-    # Not kept by every version of torch, and of no use here.
-    for key in [k for k in renamed if k.endswith("running_var")]:
+    for key in [k for k in renamed if k.endswith(".running_var")]:
         if (renamed[key] < 0).any():
             raise CheckpointError(
                 f"{upstream[key]} holds negative variances: the file is damaged. "
                 "Get it again from where it came from."
             )
+        # Not kept by every version of torch, and of no use here.
         renamed.setdefault(key.replace("running_var", "num_batches_tracked"), torch.tensor(0))
-    config = _inferred(renamed)
-    try:
-        network = MRFUNet(MRFUNetConfig(**{**DEFAULTS, **config, **given}))
-    except (TypeError, ValueError) as error:
-        raise CheckpointError(f"the network cannot be built: {error}.") from error
-    load_exactly(network, renamed, upstream)
-    return network
+    config = _inferred(renamed) | DEFAULTS | _valid({k: given[k] for k in DEFAULTS if k in given})
+    return built_and_loaded(lambda: MRFUNet(MRFUNetConfig(**config)), renamed, upstream)
 
 
-def _refuse_later_generation(state: Mapping[str, Tensor]) -> None:
+def _refuse_later_generations(state: Mapping[str, Tensor]) -> None:
     if any(name.startswith(("unet.unet.first.", "unet.unet.bottleneck.")) for name in state):
         raise CheckpointError(
-            "written by nitorch's class of May 2021 or later. That class lost the U-Net's "
+            "written by nitorch's class of 18 May 2021 or later. That class lost the U-Net's "
             "activations by mistake, so it is another network than the paper's, and one whose "
-            "results are of little use; it is not converted. Train again with a revision of "
-            "February to April 2021 (c3676d0), or with this program."
+            f"results are of little use; it is not converted. {_TRAIN_AGAIN}."
         )
+    if any(_NESTED.fullmatch(name) for name in state):
+        raise CheckpointError(
+            "written by nitorch's class of March to May 2021. That class lost the U-Net's "
+            "activations at full resolution by mistake and pads its strided convolutions, so it "
+            "is another network than the paper's, and the numbers here would not be its own; it "
+            f"is not converted. {_TRAIN_AGAIN}."
+        )
+
+
+def _valid(given: dict[str, Any]) -> dict[str, Any]:
+    """Hyper-parameters from the card, which may be of any JSON type."""
+    iterations, w = given.get("iterations", 1), given.get("w", 1.0)
+    training = given.get("training_iterations", [1, 1])
+    if not _is_count(iterations):
+        raise _invalid("iterations", iterations, "a whole number, at least 1")
+    if not isinstance(training, (list, tuple)) or not all(_is_count(n) for n in training):
+        raise _invalid("training_iterations", training, "two whole numbers, at least 1")
+    if len(training) != 2 or training[0] > training[1]:
+        raise _invalid("training_iterations", training, "two whole numbers in order")
+    if type(w) not in (int, float) or not 0 < w <= 1:
+        raise _invalid("w", w, "a number above 0, at most 1")
+    return given
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value >= 1
+
+
+def _invalid(name: str, value: Any, expected: str) -> CheckpointError:
+    return CheckpointError(
+        f"the card's architecture gives {name} = {value!r}, not {expected}. Correct the card."
+    )
 
 
 def _renamed(name: str) -> str:
@@ -93,25 +120,6 @@ def _renamed(name: str) -> str:
                 # The MRF's layers are plain convolutions here.
                 return ours.replace(".conv.", ".") if ours.startswith("mrf.") else ours
     raise unknown_name(name, "nitorch")
-
-
-def _last_layers_renamed(upstream: dict[str, str]) -> dict[str, str]:
-    """Bring the later spelling's last layers to their place.
-
-    There the U-Net's output is "final" instead of the stack's last, and the MRF's last "extra"
-    layer is its output.
-    """
-    result = dict(upstream)
-    stack = {int(key.split(".")[2]) for key in upstream if key.startswith("unet.stack.")}
-    for key in [k for k in result if k.startswith("unet.final.")]:
-        last = max(stack, default=-1) + 1
-        result[key.replace("unet.final.", f"unet.stack.{last}.")] = result.pop(key)
-    extra = {int(key.split(".")[2]) for key in upstream if key.startswith("mrf.extra.")}
-    if extra and not any(key.startswith("mrf.final.") for key in upstream):
-        prefix = f"mrf.extra.{max(extra)}."
-        for key in [k for k in result if k.startswith(prefix)]:
-            result[key.replace(prefix, "mrf.final.")] = result.pop(key)
-    return result
 
 
 def _inferred(state: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -136,6 +144,7 @@ def _inferred(state: Mapping[str, Tensor]) -> dict[str, Any]:
     }
     neighbours = state.get("mrf.neighbours.weight")
     if neighbours is not None:
+        convolution_weight("mrf.mrf.mrf", neighbours)
         centre = neighbours[(slice(None), slice(None), *[n // 2 for n in neighbours.shape[2:]])]
         config |= {
             "mrf_filters": neighbours.shape[0],
@@ -149,5 +158,5 @@ def _weights(state: Mapping[str, Tensor], name: str) -> list[Tensor]:
     """Weights of layers 0, 1, 2, …"""
     found = []
     while (weight := state.get(name.format(len(found)))) is not None:
-        found.append(weight)
+        found.append(convolution_weight(name.format(len(found)), weight))
     return found

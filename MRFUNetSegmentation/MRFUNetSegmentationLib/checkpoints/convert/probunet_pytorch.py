@@ -15,17 +15,26 @@ from torch import Tensor
 
 from ...errors import CheckpointError
 from ...networks import ProbabilisticUNet, ProbabilisticUNetConfig
-from .weights import load_exactly, unknown_name
+from .weights import built_and_loaded, by_our_names, convolution_weight, unknown_name
 
 _LEAF = r"\.(?P<leaf>weight|bias)"
-_CONTRACTING = re.compile(r"unet\.contracting_path\.(?P<scale>\d+)\.layers\.(?P<layer>\d+)" + _LEAF)
-_UPSAMPLING = re.compile(
-    r"unet\.upsampling_path\.(?P<scale>\d+)\.conv_block\.layers\.(?P<layer>\d+)" + _LEAF
+_CONTRACTING = re.compile(
+    r"unet\.contracting_path\.(?P<scale>\d{1,3})\.layers\.(?P<layer>\d{1,3})" + _LEAF
 )
-_ENCODER = re.compile(r"(?P<part>prior|posterior)\.encoder\.layers\.(?P<layer>\d+)" + _LEAF)
+_UPSAMPLING = re.compile(
+    r"unet\.upsampling_path\.(?P<scale>\d{1,3})\.conv_block\.layers\.(?P<layer>\d{1,3})" + _LEAF
+)
+_ENCODER = re.compile(r"(?P<part>prior|posterior)\.encoder\.layers\.(?P<layer>\d{1,3})" + _LEAF)
 _MOMENTS = re.compile(r"(?P<part>prior|posterior)\.conv_layer" + _LEAF)
-_HIDDEN = re.compile(r"fcomb\.layers\.(?P<layer>\d+)" + _LEAF)
+_HIDDEN = re.compile(r"fcomb\.layers\.(?P<layer>\d{1,3})" + _LEAF)
 _LAST = re.compile(r"fcomb\.last_layer" + _LEAF)
+# Whose shapes show the hyper-parameters.
+_NEEDED = (
+    "unet.contracting_path.0.layers.0.weight",
+    "fcomb.layers.0.weight",
+    "fcomb.last_layer.weight",
+    "prior.conv_layer.weight",
+)
 
 
 def convert(state: Mapping[str, Tensor], given: Mapping[str, Any]) -> ProbabilisticUNet:
@@ -33,25 +42,16 @@ def convert(state: Mapping[str, Tensor], given: Mapping[str, Any]) -> Probabilis
 
     Args:
         state: by upstream's names.
-        given: must be empty: the weights show everything.
+        given: not used: the weights show everything.
 
     Raises:
         CheckpointError: if the weights are those of another network.
     """
-    if given:
-        raise CheckpointError(
-            f"the card's architecture gives {sorted(given)[0]}, but the weights show it. "
-            "Leave it out."
-        )
     config = _inferred(state)
-    upstream = {}
-    for name in state:
-        upstream[_renamed(name, config)] = name
+    upstream = by_our_names(state, lambda name: _renamed(name, config))
     renamed = {ours: state[name] for ours, name in upstream.items()}
     renamed, upstream = _first_layer_split(renamed, upstream, config.filters[0])
-    network = ProbabilisticUNet(config)
-    load_exactly(network, renamed, upstream)
-    return network
+    return built_and_loaded(lambda: ProbabilisticUNet(config), renamed, upstream)
 
 
 def _inferred(state: Mapping[str, Tensor]) -> ProbabilisticUNetConfig:
@@ -60,22 +60,23 @@ def _inferred(state: Mapping[str, Tensor]) -> ProbabilisticUNetConfig:
     for name, value in state.items():
         match = _CONTRACTING.fullmatch(name)
         if match and match["leaf"] == "weight":
-            scales[int(match["scale"])].append(value)
+            scales[int(match["scale"])].append(convolution_weight(name, value))
+    if sorted(scales) != list(range(len(scales))) or not state.keys() >= set(_NEEDED):
+        raise _not_this_network()
+    first, _, last, moments = (convolution_weight(name, state[name]) for name in _NEEDED)
     hidden = [n for n in state if (m := _HIDDEN.fullmatch(n)) and m["leaf"] == "weight"]
-    last, moments = state.get("fcomb.last_layer.weight"), state.get("prior.conv_layer.weight")
-    if sorted(scales) != list(range(len(scales))) or not scales or not hidden:
-        raise _not_this_network()
-    if last is None or moments is None:
-        raise _not_this_network()
-    return ProbabilisticUNetConfig(
-        dim=scales[0][0].dim() - 2,
-        classes=last.shape[0],
-        in_channels=scales[0][0].shape[1],
-        filters=tuple(scales[n][0].shape[0] for n in sorted(scales)),
-        convolutions=len(scales[0]),
-        latent=moments.shape[0] // 2,
-        f_comb_layers=len(hidden) + 1,
-    )
+    try:
+        return ProbabilisticUNetConfig(
+            dim=first.dim() - 2,
+            classes=last.shape[0],
+            in_channels=first.shape[1],
+            filters=tuple(scales[n][0].shape[0] for n in sorted(scales)),
+            convolutions=len(scales[0]),
+            latent=moments.shape[0] // 2,
+            f_comb_layers=len(hidden) + 1,
+        )
+    except ValueError as error:
+        raise CheckpointError(f"the network cannot be built: {error}.") from error
 
 
 def _not_this_network() -> CheckpointError:
@@ -126,6 +127,6 @@ def _first_layer_split(
     upstream["f_comb.latent.weight"] = upstream["f_comb.features.weight"]
     for part in ("prior", "posterior"):
         key = f"{part}_encoder.moments.weight"
-        if key in state:
+        if key in state and state[key].shape[2:] == (1,) * (first.dim() - 2):
             state[key] = state[key].flatten(1)
     return state, upstream

@@ -42,16 +42,11 @@ def read_state(path: Path) -> dict[str, Tensor]:
     _require_safe_torch()
     _refuse_bombs(path)
     state = _state_dict(path, _load(path))
+    for key, value in state.items():
+        _check_tensor(path, key, value)
     for prefix in _prefixes_of(state):
         state = {key.removeprefix(prefix): value for key, value in state.items()}
-    state = {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
-    for key, value in state.items():
-        if not torch.isfinite(value).all():
-            raise CheckpointError(
-                f"{path}: {key} holds values that are not finite. Choose an earlier checkpoint of "
-                "the training."
-            )
-    return state
+    return {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
 
 
 def _require_safe_torch() -> None:
@@ -112,9 +107,8 @@ def _reason(error: Exception) -> str:
 
 
 def _state_dict(path: Path, content: object) -> dict[str, Tensor]:
-    for key in _CONTAINERS:
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
+    while key := _container(content):
+        content = content[key]
     if not isinstance(content, Mapping) or not content:
         raise CheckpointError(
             f"{path}: holds {type(content).__name__}, not a state dict. {_REMEDY}."
@@ -125,12 +119,39 @@ def _state_dict(path: Path, content: object) -> dict[str, Tensor]:
                 f"{path}: not a state dict: {key!r} is {type(value).__name__}, no tensor. "
                 f"{_REMEDY}."
             )
-        if value.is_complex() or value.is_quantized or value.layout != torch.strided:
-            raise CheckpointError(
-                f"{path}: {key} is complex, quantised or sparse, which no network here uses. "
-                "Convert the weights to float32 first."
-            )
     return dict(content)
+
+
+def _container(content: object) -> str | None:
+    """Name of the entry that holds the state dict, or None if this is no container."""
+    if not isinstance(content, Mapping):
+        return None
+    return next((k for k in _CONTAINERS if isinstance(content.get(k), Mapping)), None)
+
+
+def _check_tensor(path: Path, key: str, value: Tensor) -> None:
+    if value.is_complex() or value.is_quantized or value.layout != torch.strided:
+        raise CheckpointError(
+            f"{path}: {key} is complex, quantised or sparse, which no network here uses. "
+            "Convert the weights to float32 first."
+        )
+    if not value.is_floating_point() and value.dim():
+        raise CheckpointError(
+            f"{path}: {key} holds {value.dtype}, no floating-point weights. "
+            "Convert the weights to float32 first."
+        )
+    # A few bytes can claim to be any number of values: by a stride of 0, or by no storage at all.
+    held = 0 if value.is_meta else value.untyped_storage().nbytes() // value.element_size()
+    if not 0 < value.numel() <= held:
+        raise CheckpointError(
+            f"{path}: {key} has shape {tuple(value.shape)}, but the file holds {held} values for "
+            f"it. {_REMEDY}."
+        )
+    if not torch.isfinite(value.float()).all():
+        raise CheckpointError(
+            f"{path}: {key} holds values that are not finite. Choose an earlier checkpoint of "
+            "the training."
+        )
 
 
 def _prefixes_of(state: Mapping[str, Tensor]) -> list[str]:
