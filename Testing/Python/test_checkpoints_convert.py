@@ -59,8 +59,11 @@ def card(classes: int, dim: int = 3, **architecture) -> dict:
 # ---- The published forward passes, written on the state dicts ------------------------------
 
 
-def seg_mrf_net(state: dict, image: torch.Tensor, iterations: int, w: float):
-    """Logits and posterior of nitorch's SegMRFNet (revision c3676d0)."""
+def seg_mrf_net(
+    state: dict, image: torch.Tensor, iterations: int, w: float, revision: str = "c3676d0"
+):
+    """Logits and posterior of nitorch's SegMRFNet (revision c3676d0 or 266f856)."""
+    pad = {"c3676d0": 0, "266f856": 1}[revision]
     dim = image.dim() - 2
     conv = {2: functional.conv2d, 3: functional.conv3d}[dim]
     transposed = {2: functional.conv_transpose2d, 3: functional.conv_transpose3d}[dim]
@@ -79,19 +82,29 @@ def seg_mrf_net(state: dict, image: torch.Tensor, iterations: int, w: float):
     def leaky(x):
         return functional.leaky_relu(x, 0.2)
 
+    def plain(x):
+        return x
+
+    last = number("stack") - 1
+    last_up, full_resolution = leaky, leaky
+    if revision == "266f856":
+        last_up = leaky if last else plain
+        full_resolution = torch.relu if last == 1 else plain
+
     skips = [image]
     for n in range(number("encoder")):
-        skips.append(leaky(block(skips[-1], f"unet.unet.encoder.{n}", conv, stride=2)))
+        skips.append(leaky(block(skips[-1], f"unet.unet.encoder.{n}", conv, stride=2, padding=pad)))
     x = skips.pop()
     for n in range(number("decoder")):
         skip = skips.pop()
-        padding = [s - (2 * i + 1) for s, i in zip(skip.shape[2:], x.shape[2:], strict=True)]
-        x = leaky(block(x, f"unet.unet.decoder.{n}", transposed, stride=2, output_padding=padding))
-        x = torch.cat((x, skip), 1)
-    last = number("stack") - 1
+        more = [s - (2 * i + 1 - 2 * pad) for s, i in zip(skip.shape[2:], x.shape[2:], strict=True)]
+        x = block(
+            x, f"unet.unet.decoder.{n}", transposed, stride=2, padding=pad, output_padding=more
+        )
+        x = torch.cat((leaky(x) if skips else last_up(x), skip), 1)
     for n in range(last + 1):
         x = block(x, f"unet.unet.stack.{n}", conv, padding=1)
-        x = leaky(x) if n < last else x
+        x = full_resolution(x) if n < last else x
     logits = x
     if "mrf.mrf.mrf.conv.weight" not in state:
         return logits, logits.softmax(1)
@@ -190,26 +203,34 @@ CONFIGURATIONS = {
     "U-Net only": {"mrf": False},
     "one level, deep output": {"encoder": (5,), "decoder": (5, 7, 6, 5)},
     "four levels": {"encoder": (2, 3, 4, 5), "decoder": (5, 4, 3, 2)},
+    "two layers at full resolution": {"encoder": (4, 6), "decoder": (6, 5, 4, 3)},
     "no batch normalisation": {"batch_norm": False},
     "centre of the MRF kernel kept": {"centre": True},
 }
 SIZES = {2: (41, 30), 3: (33, 40, 31)}
 
 
-@pytest.mark.parametrize("spelling", [dict, in_other_spelling], ids=["conv", "conv.conv"])
+@pytest.mark.parametrize(
+    ("spelling", "revision"),
+    [(dict, "c3676d0"), (in_other_spelling, "c3676d0"), (nested, "266f856")],
+    ids=["conv", "conv.conv", "nested"],
+)
 @pytest.mark.parametrize("name", CONFIGURATIONS)
-def test_any_configuration_of_nitorch_gives_the_published_numbers(tmp_path, name, spelling):
+def test_any_configuration_of_nitorch_gives_the_published_numbers(
+    tmp_path, name, spelling, revision
+):
     options = {"dim": 3, "classes": 3, "channels": 1, "mrf": True, **CONFIGURATIONS[name]}
     state = random_seg_mrf_net(**CONFIGURATIONS[name])
     given = {"iterations": 4, "w": 0.6} if options["mrf"] else {}
     path = saved(tmp_path, spelling(state))
     network, checked = convert(path, "nitorch", card(options["classes"], options["dim"], **given))
     image = torch.randn(2, options["channels"], *SIZES[options["dim"]])
-    logits, posterior = seg_mrf_net(state, image, 4, 0.6)
+    logits, posterior = seg_mrf_net(state, image, 4, 0.6, revision)
     with torch.no_grad():
         assert largest_difference(network.logits(image), logits) <= TOLERANCE
         assert largest_difference(network(image), posterior) <= TOLERANCE
     assert checked.architecture["mrf"] is options["mrf"]
+    assert checked.architecture["strided_padding"] == (revision == "266f856")
     if "centre" in CONFIGURATIONS[name]:
         assert checked.architecture["mrf_free_centre"]
 
@@ -417,9 +438,9 @@ REFUSED = {
         lambda: changed("1.conv.conv.bias", torch.zeros(6)),
         "claim the same place",
     ),
-    "class of March to May 2021": (
-        lambda: nested(random_seg_mrf_net()),
-        "class of March to May 2021.* pads its strided convolutions",
+    "nested names and others": (
+        lambda: nested(random_seg_mrf_net()) | random_seg_mrf_net(),
+        "is no weight of a network of nitorch",
     ),
     "class of 18 May 2021 or later": (
         lambda: {"unet.unet.first.conv.conv.weight": torch.zeros(4, 1, 3, 3, 3)},
@@ -455,11 +476,12 @@ def test_defects_are_refused_with_their_reason(tmp_path, name):
     assert str(path) in str(caught.value)
 
 
-@pytest.mark.parametrize("source", ["nitorch", "probunet-pytorch"])
+@pytest.mark.parametrize("source", ["nitorch", "nitorch, nested", "probunet-pytorch"])
 def test_no_change_of_a_single_weight_goes_unnoticed(source):
     """Left out, renamed, or of another shape: refused, whichever weight it is."""
-    if source == "nitorch":
+    if source.startswith("nitorch"):
         state, read = random_seg_mrf_net(extra=True), nitorch.convert
+        state = nested(state) if "nested" in source else state
     else:
         config = ProbabilisticUNetConfig(filters=(2, 3), convolutions=2, latent=1)
         state = as_the_port_names_it(ProbabilisticUNet(config))

@@ -276,6 +276,27 @@ def test_layers_deepen_every_level_but_the_full_resolution():
     )
 
 
+@pytest.mark.parametrize("size", [(1, 1), (2, 3), (9, 12), (16, 31)])
+def test_padded_strided_convolutions_take_any_size(size):
+    config = MRFUNetConfig(dim=2, encoder=(4, 6), decoder=(6, 4), strided_padding=1)
+    network = MRFUNet(config).eval()
+    assert network.unet.minimum_size == 1
+    assert network(torch.randn(1, 1, *size)).shape == (1, 4, *size)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"strided_padding": 2},
+        {"decoder_activations": ["none"]},
+        {"decoder_activations": ["none", "tanh"]},
+    ],
+)
+def test_other_padding_and_activations_are_refused(wrong):
+    with pytest.raises(ValueError, match=r"padding|decoder layers"):
+        MRFUNet(MRFUNetConfig(dim=2, encoder=(4, 6), decoder=(6, 4), **wrong))
+
+
 def test_levels_without_layers_are_refused():
     with pytest.raises(ValueError, match="at least 1 layer"):
         MRFUNet(MRFUNetConfig(layers=0))

@@ -29,6 +29,8 @@ class MRFUNetConfig:
         decoder: filters of its decoder layers, coarsest first, then of the full-resolution ones.
         norm: normalisation in the U-Net, "batch" as in the paper, "instance" or "none".
         layers: convolutions per level of the U-Net; 1 in the paper (see `UNet`).
+        strided_padding: padding of the strided convolutions; 0 in the paper (see `UNet`).
+        decoder_activations: of each entry of `decoder`; None for the paper's (see `UNet`).
         mrf: False for a U-Net on its own (the paper's baseline).
         mrf_filters: hidden channels of the MRF; None means min(K^2, 64).
         mrf_extra_layers: number of 1x1(x1) hidden layers in the MRF.
@@ -45,6 +47,8 @@ class MRFUNetConfig:
     decoder: tuple[int, ...] = (32, 32, 32, 32, 32, 16, 16)
     norm: str = "batch"
     layers: int = 1
+    strided_padding: int = 0
+    decoder_activations: tuple[str, ...] | None = None
     mrf: bool = True
     mrf_filters: int | None = None
     mrf_extra_layers: int = 0
@@ -56,6 +60,8 @@ class MRFUNetConfig:
     def __post_init__(self) -> None:
         for name in ("encoder", "decoder", "training_iterations"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
+        if self.decoder_activations is not None:
+            object.__setattr__(self, "decoder_activations", tuple(self.decoder_activations))
         low, high = self.training_iterations
         if self.iterations < 1 or not 1 <= low <= high:
             raise ValueError(
@@ -96,6 +102,8 @@ class MRFUNet(nn.Module):
             config.decoder,
             config.norm,
             config.layers,
+            config.strided_padding,
+            config.decoder_activations,
         )
         self.mrf = (
             MRF(

@@ -6,6 +6,7 @@ authors' published implementation, so that checkpoints trained with it can be us
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Sequence
 
@@ -17,6 +18,11 @@ LEAKY_SLOPE = 0.2
 KERNEL_SIZE = 3
 STRIDE = 2
 NORMS = ("batch", "instance", "none")
+ACTIVATIONS = {
+    "leaky_relu": functools.partial(nn.LeakyReLU, LEAKY_SLOPE, inplace=True),
+    "relu": functools.partial(nn.ReLU, inplace=True),
+    "none": nn.Identity,
+}
 
 _CONV = {2: nn.Conv2d, 3: nn.Conv3d}
 _CONV_TRANSPOSED = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
@@ -56,14 +62,16 @@ class InstanceNorm(nn.Module):
 
 
 class ConvBlock(nn.Module):
-    """Normalisation, (transposed) convolution, leaky ReLU 0.2: in this order."""
+    """Normalisation, (transposed) convolution, activation (leaky ReLU 0.2): in this order."""
 
-    def __init__(self, conv: nn.Module, dim: int, norm: str, *, activate: bool = True) -> None:
+    def __init__(
+        self, conv: nn.Module, dim: int, norm: str, activation: str = "leaky_relu"
+    ) -> None:
         super().__init__()
         kind = {"batch": _BATCH_NORM[dim], "instance": InstanceNorm, "none": nn.Identity}[norm]
         self.norm = kind(conv.in_channels)
         self.conv = conv
-        self.activation = nn.LeakyReLU(LEAKY_SLOPE, inplace=True) if activate else nn.Identity()
+        self.activation = ACTIVATIONS[activation]()
 
     def forward(self, x: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
         """Map (B, C_in, *in) to (B, C_out, *out); `output_size` is for transposed ones."""
@@ -104,10 +112,15 @@ class UNet(nn.Module):
         norm: "batch" as in the paper, "instance" (see `InstanceNorm`) or "none".
         layers: convolutions per level of the encoder and of the decoder, the one that changes
             the size included; 1 in the paper.
+        strided_padding: zeros around the input of the strided convolutions; 0 in the paper. With
+            1 an encoder layer leads from n to (n + 1) // 2.
+        decoder_activations: of each entry of `decoder`: "leaky_relu", "relu" or "none"; None for
+            leaky ReLU everywhere, as in the paper.
 
     Raises:
         ValueError: if `dim` is not 2 or 3, the decoder is shorter than the encoder, the
-            normalisation is unknown, or `layers` is below 1.
+            normalisation or an activation is unknown, `layers` is below 1, or the padding is
+            neither 0 nor 1.
     """
 
     def __init__(
@@ -119,6 +132,8 @@ class UNet(nn.Module):
         decoder: Sequence[int],
         norm: str = "batch",
         layers: int = 1,
+        strided_padding: int = 0,
+        decoder_activations: Sequence[str] | None = None,
     ) -> None:
         super().__init__()
         conv = convolution(dim)
@@ -132,12 +147,21 @@ class UNet(nn.Module):
             raise ValueError(f"the normalisation must be one of {NORMS}, got {norm!r}")
         if layers < 1:
             raise ValueError(f"a level needs at least 1 layer, got {layers}")
+        if strided_padding not in (0, 1):
+            raise ValueError(f"the padding must be 0 or 1, got {strided_padding}")
+        activations = list(decoder_activations or ["leaky_relu"] * len(decoder))
+        if len(activations) != len(decoder) or not ACTIVATIONS.keys() >= set(activations):
+            raise ValueError(
+                f"each of the {len(decoder)} decoder layers needs one of {tuple(ACTIVATIONS)}, "
+                f"got {activations}"
+            )
         self.dim = dim
         self.in_channels = in_channels
+        self.strided_padding = strided_padding
 
         skips = [in_channels, *encoder]
         self.encoder = nn.ModuleList(
-            ConvBlock(conv(i, o, KERNEL_SIZE, STRIDE), dim, norm)
+            ConvBlock(conv(i, o, KERNEL_SIZE, STRIDE, strided_padding), dim, norm)
             for i, o in itertools.pairwise(skips)
         )
         self.encoder_extra = nn.ModuleList(
@@ -147,9 +171,9 @@ class UNet(nn.Module):
         channels = skips.pop()
         self.decoder = nn.ModuleList()
         self.decoder_extra = nn.ModuleList()
-        for filters in decoder[:levels]:
-            up = _CONV_TRANSPOSED[dim](channels, filters, KERNEL_SIZE, STRIDE)
-            self.decoder.append(ConvBlock(up, dim, norm))
+        for filters, activation in zip(decoder[:levels], activations[:levels], strict=True):
+            up = _CONV_TRANSPOSED[dim](channels, filters, KERNEL_SIZE, STRIDE, strided_padding)
+            self.decoder.append(ConvBlock(up, dim, norm, activation))
             channels = filters + skips.pop()
             # At full resolution the stack takes over.
             extra = layers - 1 if skips else 0
@@ -157,16 +181,17 @@ class UNet(nn.Module):
             channels = filters if extra else channels
 
         widths = [channels, *decoder[levels:], classes]
-        last = len(widths) - 2
         self.stack = nn.ModuleList(
-            ConvBlock(conv(i, o, KERNEL_SIZE, padding="same"), dim, norm, activate=n < last)
-            for n, (i, o) in enumerate(itertools.pairwise(widths))
+            ConvBlock(conv(i, o, KERNEL_SIZE, padding="same"), dim, norm, activation)
+            for (i, o), activation in zip(
+                itertools.pairwise(widths), [*activations[levels:], "none"], strict=True
+            )
         )
 
     @property
     def minimum_size(self) -> int:
         """Smallest image side (voxels) that leaves one voxel at the coarsest level."""
-        return 2 ** (len(self.encoder) + 1) - 1
+        return 1 if self.strided_padding else 2 ** (len(self.encoder) + 1) - 1
 
     def forward(self, image: Tensor) -> Tensor:
         """Return the logits (B, K, *spatial) of an image (B, C, *spatial).

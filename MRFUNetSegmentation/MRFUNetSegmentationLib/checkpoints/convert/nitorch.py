@@ -1,4 +1,4 @@
-"""MRF-UNet checkpoints of nitorch (`SegMRFNet`, February 2021).
+"""MRF-UNet checkpoints of nitorch (`SegMRFNet`, February to mid-May 2021).
 
 github.com/balbasty/nitorch is the reference implementation of Brudfors et al., MIDL 2021. Three
 generations of its class have that name; measured on the class itself, from what its forward pass
@@ -8,8 +8,9 @@ returns:
 - March to mid-May 2021 (0927724 to cf54d74, and so 266f856): blocks are nested, and the last
   layers have other names. The strided convolutions are padded, which the paper's are not. The
   activations at full resolution are lost: with one such layer it is a ReLU, with more there is
-  none, with none the last decoder layer has no activation.
-- From 18 May 2021 (f123100) on: another U-Net, without any activation.
+  none, with none the last decoder layer has no activation. Such a checkpoint becomes a network with
+  these hyper-parameters, and gives upstream's numbers.
+- From 18 May 2021 (f123100) on: another U-Net, without any activation; not converted.
 """
 
 from __future__ import annotations
@@ -34,13 +35,18 @@ _NAMES = (
     (r"mrf\.mrf\.extra(\.(?P<n>\d{1,3}))?", "mrf.extra.{n}"),
     (r"mrf\.mrf\.final", "mrf.final"),
 )
-# The second ".conv" is in the other of the two spellings.
+_NESTED_NAMES = (
+    (r"unet\.unet\.(?P<part>encoder|decoder)\.(?P<n>\d{1,3})\.0", "unet.{part}.{n}"),
+    (r"unet\.unet\.stack\.(?P<n>\d{1,3})", "unet.stack.{n}"),
+    (r"unet\.unet\.final", "unet.final"),
+    (r"mrf\.mrf\.mrf", "mrf.neighbours"),
+    (r"mrf\.mrf\.extra\.(?P<n>\d{1,3})", "mrf.extra.{n}"),
+)
 _LEAVES = (
     (r"\.batch_norm\.batchnorm\.(?P<leaf>\w+)", ".norm.{leaf}"),
     (r"\.conv(\.conv)?\.(?P<leaf>weight|bias)", ".conv.{leaf}"),
 )
 _NESTED = re.compile(r"unet\.unet\.(final|(encoder|decoder)\.\d+\.\d+)\..*")
-_TRAIN_AGAIN = "Train again with a revision of February 2021 (c3676d0), or with this program"
 
 
 def convert(state: Mapping[str, Tensor], given: Mapping[str, Any]) -> MRFUNet:
@@ -54,8 +60,12 @@ def convert(state: Mapping[str, Tensor], given: Mapping[str, Any]) -> MRFUNet:
     Raises:
         CheckpointError: if the weights are those of another network.
     """
-    _refuse_later_generations(state)
-    upstream = by_our_names(state, _renamed)
+    _refuse_last_generation(state)
+    nested = any(_NESTED.fullmatch(name) for name in state)
+    names = _NESTED_NAMES if nested else _NAMES
+    upstream = by_our_names(state, lambda name: _renamed(name, names))
+    if nested:
+        upstream = _last_layers_renamed(upstream)
     renamed = {ours: state[name] for ours, name in upstream.items()}
     for key in [k for k in renamed if k.endswith(".running_var")]:
         if (renamed[key] < 0).any():
@@ -65,24 +75,35 @@ def convert(state: Mapping[str, Tensor], given: Mapping[str, Any]) -> MRFUNet:
             )
         # Not kept by every version of torch, and of no use here.
         renamed.setdefault(key.replace("running_var", "num_batches_tracked"), torch.tensor(0))
-    config = _inferred(renamed) | DEFAULTS | _valid({k: given[k] for k in DEFAULTS if k in given})
+    config = _inferred(renamed)
+    if nested:
+        config |= {
+            "strided_padding": 1,
+            "decoder_activations": _nested_activations(
+                len(config["encoder"]), len(config["decoder"])
+            ),
+        }
+    config |= DEFAULTS | _valid({k: given[k] for k in DEFAULTS if k in given})
     return built_and_loaded(lambda: MRFUNet(MRFUNetConfig(**config)), renamed, upstream)
 
 
-def _refuse_later_generations(state: Mapping[str, Tensor]) -> None:
+def _refuse_last_generation(state: Mapping[str, Tensor]) -> None:
     if any(name.startswith(("unet.unet.first.", "unet.unet.bottleneck.")) for name in state):
         raise CheckpointError(
             "written by nitorch's class of 18 May 2021 or later. That class lost the U-Net's "
             "activations by mistake, so it is another network than the paper's, and one whose "
-            f"results are of little use; it is not converted. {_TRAIN_AGAIN}."
+            "results are of little use; it is not converted. Train again with a revision of "
+            "February 2021 (c3676d0), or with this program."
         )
-    if any(_NESTED.fullmatch(name) for name in state):
-        raise CheckpointError(
-            "written by nitorch's class of March to May 2021. That class lost the U-Net's "
-            "activations at full resolution by mistake and pads its strided convolutions, so it "
-            "is another network than the paper's, and the numbers here would not be its own; it "
-            f"is not converted. {_TRAIN_AGAIN}."
-        )
+
+
+def _nested_activations(levels: int, layers: int) -> tuple[str, ...]:
+    """Activations of the decoder's layers in the class of March to May 2021."""
+    full_resolution = layers - levels
+    if full_resolution == 0:
+        return ("leaky_relu",) * (levels - 1) + ("none",)
+    lost = "relu" if full_resolution == 1 else "none"
+    return ("leaky_relu",) * levels + (lost,) * full_resolution
 
 
 def _valid(given: dict[str, Any]) -> dict[str, Any]:
@@ -110,8 +131,8 @@ def _invalid(name: str, value: Any, expected: str) -> CheckpointError:
     )
 
 
-def _renamed(name: str) -> str:
-    for stem, our_stem in _NAMES:
+def _renamed(name: str, names: tuple[tuple[str, str], ...]) -> str:
+    for stem, our_stem in names:
         for leaf, our_leaf in _LEAVES:
             match = re.fullmatch(stem + leaf, name)
             if match:
@@ -120,6 +141,20 @@ def _renamed(name: str) -> str:
                 # The MRF's layers are plain convolutions here.
                 return ours.replace(".conv.", ".") if ours.startswith("mrf.") else ours
     raise unknown_name(name, "nitorch")
+
+
+def _last_layers_renamed(upstream: dict[str, str]) -> dict[str, str]:
+    """Bring the nested names' last layers to their place.
+
+    There the U-Net's output is "final" and follows the stack, and the MRF's is the last "extra".
+    """
+    stack = {int(key.split(".")[2]) for key in upstream if key.startswith("unet.stack.")}
+    extra = {int(key.split(".")[2]) for key in upstream if key.startswith("mrf.extra.")}
+    output, mrf_output = f"unet.stack.{len(stack)}.", f"mrf.extra.{max(extra, default=0)}."
+    return {
+        key.replace("unet.final.", output).replace(mrf_output, "mrf.final."): name
+        for key, name in upstream.items()
+    }
 
 
 def _inferred(state: Mapping[str, Tensor]) -> dict[str, Any]:
