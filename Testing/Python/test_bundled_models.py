@@ -53,6 +53,13 @@ def test_labelled_t1_reaches_the_bar(labelled_t1_scores):
     assert np.mean(list(labelled_t1_scores.values())) >= 0.80
 
 
+def test_grey_matter_of_another_t1(brain_tissue, shared_data):
+    folder = shared_data / "niimath_bitmap"
+    labels = brain_tissue.segment(read_volume_file(folder / "T1.nii.gz")).labels
+    score = dice(labels == GREY_MATTER, labels_of(folder / "GM_prob.nii.gz") > 0.5)
+    assert score == pytest.approx(0.90, abs=0.01)  # the README tells it
+
+
 @pytest.mark.parametrize(
     "scan",
     [
