@@ -520,7 +520,7 @@ def test_users_segments_go_with_their_volume(scene, volume):
 STEPS = (
     "_new_node",
     "_remember_segments",
-    "_ensure_display",
+    "ensure_display",
     "_oriented_image",
     "_detach_other_segments",
     "_remove_old_classes",
