@@ -7,18 +7,19 @@ for Image Segmentation", MIDL 2021 (arXiv 2104.05495).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from .hyper_parameters import HyperParameters
 from .mrf import MRF, log_posterior, mean_field
 from .unet import UNet
 
 
 @dataclass(frozen=True)
-class MRFUNetConfig:
+class MRFUNetConfig(HyperParameters):
     """Hyper-parameters of an `MRFUNet`; plain numbers, so that a model card can hold them.
 
     Attributes:
@@ -79,13 +80,6 @@ class MRFUNetConfig:
     def nitorch(cls, classes: int, dim: int = 3, **changes) -> MRFUNetConfig:
         """Return the default network of nitorch's `SegMRFNet` (the defaults of this class)."""
         return cls(classes=classes, dim=dim, **changes)
-
-    def to_dict(self) -> dict:
-        """Return the hyper-parameters as JSON types."""
-        return {
-            key: list(value) if isinstance(value, tuple) else value
-            for key, value in asdict(self).items()
-        }
 
 
 class MRFUNet(nn.Module):

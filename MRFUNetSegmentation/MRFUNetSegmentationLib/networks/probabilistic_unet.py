@@ -16,13 +16,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Independent, Normal
 from torch.nn import functional
 
+from .hyper_parameters import HyperParameters
 from .unet import KERNEL_SIZE, convolution
 
 _POOL = {2: functional.avg_pool2d, 3: functional.avg_pool3d}
@@ -30,7 +31,7 @@ _UPSAMPLING = {2: "bilinear", 3: "trilinear"}
 
 
 @dataclass(frozen=True)
-class ProbabilisticUNetConfig:
+class ProbabilisticUNetConfig(HyperParameters):
     """Hyper-parameters of a `ProbabilisticUNet`; the defaults are the published port's.
 
     Attributes:
@@ -62,13 +63,6 @@ class ProbabilisticUNetConfig:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
         if not self.filters:
             raise ValueError("filters: at least one scale is needed")
-
-    def to_dict(self) -> dict:
-        """Return the hyper-parameters as JSON types."""
-        return {
-            key: list(value) if isinstance(value, tuple) else value
-            for key, value in asdict(self).items()
-        }
 
 
 class ConvStack(nn.Sequential):
