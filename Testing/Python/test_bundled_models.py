@@ -83,12 +83,24 @@ def test_demo(tmp_path, capsys):
     assert (tmp_path / "demo" / "preview.png").stat().st_size > 10_000
 
 
-@pytest.mark.xfail(strict=True, reason="instance normalisation sees each tile by itself")
-def test_tiles_agree_with_the_whole(brain_tissue, shared_data):
-    """Only volumes above 18 million voxels, or a device that is out of memory, need tiles."""
+@pytest.fixture(scope="module")
+def agreement_of_tiles(brain_tissue, shared_data) -> dict[int, float]:
+    """Dice of grey and white matter of small tiles and of the whole.
+
+    Only volumes above 18 million voxels, or a device that is out of memory, need tiles.
+    """
     folder = shared_data / "voxelmorph_test_scan"
     volume = read_volume_file(folder / "vxm_test_T1.nii.gz")
     whole = brain_tissue.segment(volume).labels
     tiled = Segmenter(brain_tissue.checkpoint, "cpu", whole_voxels=2_500_000).segment(volume).labels
-    for tissue in (GREY_MATTER, WHITE_MATTER):
-        assert dice(whole == tissue, tiled == tissue) > 0.95
+    return {c: dice(whole == c, tiled == c) for c in (GREY_MATTER, WHITE_MATTER)}
+
+
+def test_tiles_agree_with_the_whole_as_far_as_is_told(agreement_of_tiles):
+    assert agreement_of_tiles[GREY_MATTER] == pytest.approx(0.93, abs=0.01)  # the README tells it
+
+
+@pytest.mark.xfail(strict=True, reason="instance normalisation sees each tile by itself")
+def test_tiles_agree_with_the_whole(agreement_of_tiles):
+    for score in agreement_of_tiles.values():
+        assert score > 0.95
