@@ -10,7 +10,9 @@ from torch import Tensor
 SUBSET = 500_000
 
 
-def percentile_normalise(image: Tensor, low: float = 0.5, high: float = 99.5) -> Tensor:
+def percentile_normalise(
+    image: Tensor, low: float = 0.5, high: float = 99.5, subset: int = SUBSET
+) -> Tensor:
     """Map the `low` and `high` percentiles of a volume to 0 and 1 and clip what lies outside.
 
     The most frequent value (the constant background of skull-stripped or padded volumes) does
@@ -20,9 +22,10 @@ def percentile_normalise(image: Tensor, low: float = 0.5, high: float = 99.5) ->
         image: float tensor (*spatial), finite.
         low: lower percentile, 0..100.
         high: upper percentile, 0..100.
+        subset: about how many voxels to look at.
     """
     values = image.flatten()
-    values = values[:: max(1, values.numel() // SUBSET)]
+    values = values[:: max(1, values.numel() // subset)]
     unique, counts = values.unique(return_counts=True)
     foreground = values[values != unique[counts.argmax()]]
     if foreground.numel() < 2:

@@ -8,7 +8,7 @@ labels above 500 of the label maps published with SynthSeg (Billot et al., Medic
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -80,6 +80,14 @@ class LabelMap:
     label_of_group: tuple[int, ...]
     tissue_of_group: Tensor
     spacing: tuple[float, float, float]
+
+    def to(self, device: torch.device | str) -> LabelMap:
+        """Return the label map on a device."""
+        return replace(
+            self,
+            groups=self.groups.to(device),
+            tissue_of_group=self.tissue_of_group.to(device),
+        )
 
 
 def read_label_maps(paths: Sequence[Path], cache: Path | None = None) -> list[LabelMap]:

@@ -1,0 +1,67 @@
+"""Ranges of the generative model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+
+@dataclass(frozen=True)
+class SynthesisConfig:
+    """Ranges of the generative model. Lengths in mm, angles in degrees.
+
+    Attributes:
+        rotation: largest angle about each axis.
+        scaling: largest relative change of size, per axis.
+        shearing: largest shear.
+        deformation: largest standard deviation of the smooth velocity.
+        ventricles: how far the walls of the ventricles move at most, out or half as far in.
+        centre_spread: standard deviation of the image's centre about the brain's; a fifth of
+            the images lie twice as far off, so that necks and faces are seen.
+        known_contrast: probability of a contrast that is met often, see `contrast.CONTRASTS`.
+        t1_share: share of T1 (a quarter of it with contrast agent) among these.
+        texture: largest relative amplitude of the texture inside a tissue.
+        lesions: probability of lesions of the white matter.
+        cavity: probability of a stroke or a resection cavity.
+        skull_strip: probability of a skull-stripped image.
+        deface: probability of a removed face where the skull is kept.
+        cut: probability of a field of view that cuts the head.
+        low_resolution: probability of losing resolution.
+        slice_thickness: largest simulated thickness of slices.
+        bias: largest standard deviation of the log bias field.
+        artefact: probability of each of ghosting, motion and spike.
+        noise: largest standard deviation of noise, relative to the intensity range.
+        gamma: standard deviation of the logarithm of gamma.
+    """
+
+    rotation: float = 20.0
+    scaling: float = 0.18
+    shearing: float = 0.08
+    deformation: float = 3.0
+    ventricles: float = 3.0
+    centre_spread: float = 14.0
+    known_contrast: float = 0.7
+    t1_share: float = 0.55
+    texture: float = 0.08
+    lesions: float = 0.3
+    cavity: float = 0.06
+    skull_strip: float = 0.45
+    deface: float = 0.15
+    cut: float = 0.15
+    low_resolution: float = 0.4
+    slice_thickness: float = 6.0
+    bias: float = 0.35
+    artefact: float = 0.04
+    noise: float = 0.10
+    gamma: float = 0.3
+
+    def __post_init__(self) -> None:
+        probabilities = (
+            "known_contrast t1_share lesions cavity skull_strip deface cut low_resolution artefact"
+        ).split()
+        for entry in fields(self):
+            value = getattr(self, entry.name)
+            if value < 0 or (entry.name in probabilities and value > 1):
+                raise ValueError(
+                    f"{entry.name} is {value}: it must not be negative"
+                    + (", nor above 1" if entry.name in probabilities else "")
+                )

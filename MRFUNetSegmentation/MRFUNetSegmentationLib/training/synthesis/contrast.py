@@ -1,0 +1,126 @@
+"""Intensities: a Gaussian for each structure, in a usual contrast or in any."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..labels import GREY_MATTER, OTHER, VENTRICLES, WHITE_MATTER, LabelMap
+from .config import SynthesisConfig
+from .draw import Draw
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """Mean intensities on a scale of 0..1."""
+
+    grey: float
+    white: float
+    fluid: float
+    lesion: float
+
+
+# Cortex, white matter, fluid, and lesions of the white matter, in the contrasts that are met most.
+CONTRASTS = {
+    "T1": Contrast(grey=0.50, white=0.80, fluid=0.16, lesion=0.55),
+    "T2": Contrast(grey=0.55, white=0.38, fluid=0.92, lesion=0.72),
+    "FLAIR": Contrast(grey=0.64, white=0.52, fluid=0.14, lesion=0.92),
+    "PD": Contrast(grey=0.80, white=0.62, fluid=0.85, lesion=0.92),
+}
+# Standard deviation of each mean from one scanner and protocol to the next.
+_SPREAD = 0.06
+# Myelin and iron: how far each structure, by one of its labels, is from the cortex (0) to the
+# white matter (1). Roughly the order of the T1 means published with SynthSeg.
+_WHITENESS = {
+    8: 0.0,  # cerebellar cortex
+    17: 0.05,  # hippocampus
+    18: 0.05,  # amygdala
+    26: 0.1,  # accumbens
+    11: 0.15,  # caudate
+    12: 0.4,  # putamen
+    10: 0.55,  # thalamus
+    13: 0.85,  # pallidum
+    16: 0.6,  # brain stem
+    28: 0.75,  # ventral diencephalon
+    7: 0.7,  # cerebellar white matter
+}
+_LESION_LABEL = 25
+# Bone and air of the label maps: dark in every usual contrast.
+_DARK = (506, 515)
+
+
+def intensities(
+    groups: Tensor, label_map: LabelMap, config: SynthesisConfig, draw: Draw
+) -> tuple[Tensor, Contrast]:
+    """Draw each voxel from the Gaussian of its structure.
+
+    Args:
+        groups: (R, A, S), intensity group of each voxel.
+        label_map: what the groups are.
+        config: the ranges.
+        draw: random numbers.
+
+    Returns:
+        image (R, A, S), not negative, and the contrast that was drawn.
+    """
+    contrast, spread, known, enhanced = _contrast(config, draw)
+    means = _means(label_map, contrast, spread, known, draw)
+    tissue = label_map.tissue_of_group.cpu()
+    if enhanced:  # vessels, meninges and mucosa take the agent up
+        bright = (tissue == OTHER) & (draw.uniforms(len(means)) < 0.3)
+        means[bright] = draw.uniform(0.9, 1.6)
+    deviations = draw.uniforms(len(means), 0.0, 0.08)
+
+    image = means.to(draw.device)[groups]
+    image += deviations.to(draw.device)[groups] * draw.noise(groups.shape)
+    # What lies outside the brain has more within one label than the tissues have.
+    fine, coarse = draw.uniform(0, 0.5), draw.uniform(0, 0.5)
+    inside = draw.uniform(0, config.texture) / (fine + coarse + 1e-6)
+    texture = fine * draw.smooth_field(groups.shape, 5)
+    texture += coarse * draw.smooth_field(groups.shape, 14)
+    strength = torch.where(tissue == OTHER, 1.0, inside).to(draw.device)[groups]
+    return (image * (1 + strength * texture)).clamp_min_(0), contrast
+
+
+def _contrast(config: SynthesisConfig, draw: Draw) -> tuple[Contrast, float, bool, bool]:
+    """Return a contrast, the spread of means about it, and whether it is a usual, enhanced one."""
+    if not draw.chance(config.known_contrast):
+        return Contrast(*draw.uniforms(4).tolist()), draw.uniform(0, 0.12), False, False
+    if draw.chance(config.t1_share):
+        typical, enhanced = CONTRASTS["T1"], draw.chance(0.25)
+    else:
+        typical, enhanced = CONTRASTS[("T2", "FLAIR", "PD")[draw.integer(3)]], False
+    values = (typical.grey, typical.white, typical.fluid, typical.lesion)
+    shifted = torch.tensor(values) + _SPREAD * draw.normals(4)
+    # In some scans fluid is as dark as air, in others half as bright as the cortex.
+    shifted[2] += _SPREAD * draw.normal()
+    return Contrast(*shifted.tolist()), _SPREAD, True, enhanced
+
+
+def _means(
+    label_map: LabelMap, contrast: Contrast, spread: float, known: bool, draw: Draw
+) -> Tensor:
+    """Return the mean of each intensity group, on the CPU."""
+    tissue = label_map.tissue_of_group.tolist()
+    means = draw.uniforms(len(tissue))  # holds for what lies outside the brain
+    extraventricular = contrast.fluid + 0.5 * spread * draw.normal()
+    for group, kind in enumerate(tissue):
+        label = label_map.label_of_group[group]
+        if kind == OTHER:
+            if known and label in _DARK:
+                means[group] *= 0.25
+            continue
+        whiteness = {GREY_MATTER: 0.0, WHITE_MATTER: 1.0}.get(kind)
+        if label == _LESION_LABEL:
+            mean = contrast.lesion
+        elif whiteness is None:
+            mean = contrast.fluid if kind == VENTRICLES else extraventricular
+        else:
+            whiteness = _WHITENESS.get(label, whiteness)
+            mean = contrast.grey + whiteness * (contrast.white - contrast.grey)
+        means[group] = mean + 0.4 * spread * draw.normal()
+    air = 0
+    means[air] = draw.uniform(0, 0.1) if draw.chance(0.9) else draw.uniform(0, 0.5)
+    return means.clamp_min(0)
