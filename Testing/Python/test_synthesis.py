@@ -25,13 +25,17 @@ from MRFUNetSegmentationLib.training.synthesis import (
     spatial,
     synthesise,
 )
-from MRFUNetSegmentationLib.training.synthesis.contrast import CONTRASTS, intensities
+from MRFUNetSegmentationLib.training.synthesis.contrast import (
+    CONTRASTS,
+    intensities,
+    with_mixed_borders,
+)
 from MRFUNetSegmentationLib.training.synthesis.draw import Draw
 
 # No change of shape, no artefact: the head as it is.
 STILL = SynthesisConfig(
     rotation=0.0, scaling=0.0, shearing=0.0, deformation=0.0, ventricles=0.0, centre_spread=0.0,
-    texture=0.0, lesions=0.0, cavity=0.0, skull_strip=0.0, deface=0.0, cut=0.0,
+    texture=0.0, mixed_borders=0.0, lesions=0.0, cavity=0.0, skull_strip=0.0, deface=0.0, cut=0.0,
     low_resolution=0.0, bias=0.0, artefact=0.0, noise=0.0, gamma=0.0,
 )  # fmt: skip
 SHAPE = (48, 48, 48)
@@ -140,6 +144,25 @@ def test_tissues_are_ordered_as_in_the_contrast(label_map, name):
     means = torch.tensor(drawn).mean(0)
     typical = torch.tensor([expected.grey, expected.white, expected.fluid])
     torch.testing.assert_close(means, typical, atol=0.06, rtol=0)
+
+
+def test_mixed_borders_move_the_half_way_line_into_the_white_matter(tissue):
+    contrast = CONTRASTS["T1"]
+    values = torch.zeros(5)
+    values[[GREY_MATTER, WHITE_MATTER, VENTRICLES, CSF]] = torch.tensor([0.5, 0.8, 0.16, 0.16])
+    image = values[tissue]
+    config = replace(STILL, mixed_borders=1.4)
+    half_way = (contrast.grey + contrast.white) / 2
+    moved = []
+    for seed in range(10):
+        mixed = with_mixed_borders(image, tissue, contrast, config, 1.0, draw(seed))
+        assert torch.equal(mixed[tissue == VENTRICLES], image[tissue == VENTRICLES])
+        deep = (tissue == WHITE_MATTER) & (mixed > contrast.white - 1e-3)
+        assert deep.sum() > 0.3 * (tissue == WHITE_MATTER).sum()
+        moved.append(share(mixed[tissue == WHITE_MATTER] < half_way))
+    assert min(moved) == 0
+    assert 0.02 < max(moved) < 0.4
+    assert torch.equal(with_mixed_borders(image, tissue, contrast, STILL, 1.0, draw()), image)
 
 
 def test_lesions_lie_in_white_matter_more_often_at_the_ventricles(tissue):
@@ -269,7 +292,7 @@ def test_pairs_with_everything_at_once_are_finite_and_normalised(label_map, seed
 
 
 def test_impossible_ranges_are_refused():
-    with pytest.raises(ValueError, match="cavity is 1[.]5"):
+    with pytest.raises(ValueError, match="cavity is"):
         SynthesisConfig(cavity=1.5)
     with pytest.raises(ValueError, match="noise is -1"):
         SynthesisConfig(noise=-1)

@@ -20,6 +20,8 @@ class SynthesisConfig:
         known_contrast: probability of a contrast that is met often, see `contrast.CONTRASTS`.
         t1_share: share of T1 (a quarter of it with contrast agent) among these.
         texture: largest relative amplitude of the texture inside a tissue.
+        mixed_borders: largest share, relative to the blurred neighbour, of grey matter in the
+            outermost white matter, and half as much of fluid in the outermost grey matter.
         lesions: probability of lesions of the white matter.
         cavity: probability of a stroke or a resection cavity.
         skull_strip: probability of a skull-stripped image.
@@ -42,6 +44,7 @@ class SynthesisConfig:
     known_contrast: float = 0.7
     t1_share: float = 0.55
     texture: float = 0.08
+    mixed_borders: float = 1.4
     lesions: float = 0.3
     cavity: float = 0.06
     skull_strip: float = 0.45

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..labels import GREY_MATTER, OTHER, VENTRICLES, WHITE_MATTER, LabelMap
+from ..labels import CSF, GREY_MATTER, OTHER, VENTRICLES, WHITE_MATTER, LabelMap
 from .config import SynthesisConfig
-from .draw import Draw
+from .draw import Draw, gaussian_blur
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,40 @@ def intensities(
     texture += coarse * draw.smooth_field(groups.shape, 14)
     strength = torch.where(tissue == OTHER, 1.0, inside).to(draw.device)[groups]
     return (image * (1 + strength * texture)).clamp_min_(0), contrast
+
+
+def with_mixed_borders(
+    image: Tensor,
+    tissue: Tensor,
+    contrast: Contrast,
+    config: SynthesisConfig,
+    spacing: float,
+    draw: Draw,
+) -> Tensor:
+    """Let the outermost voxels of white and grey matter take on some of what lies outside them.
+
+    Reference labels count a voxel as white matter that is white only in part: on real T1 scans
+    they put the border some 0.4 mm further out than half-way between the two intensities, by
+    FreeSurfer's labels and by tissue priors alike. In an image made of its labels it would be
+    exactly half-way.
+    """
+    sides = (
+        (WHITE_MATTER, tissue == GREY_MATTER, contrast.grey, config.mixed_borders),
+        (
+            GREY_MATTER,
+            (tissue == CSF) | (tissue == OTHER),
+            contrast.fluid,
+            config.mixed_borders / 2,
+        ),
+    )
+    for inner, outer, mean, strength in sides:
+        width = draw.uniform(0.7, 1.2) / spacing
+        near = gaussian_blur(outer.to(image.dtype), (width,) * 3)
+        weight = (draw.uniform(0, strength) * near).clamp_max_(0.7)
+        image = torch.where(
+            tissue == inner, torch.lerp(image, torch.full_like(image, mean), weight), image
+        )
+    return image
 
 
 def _contrast(config: SynthesisConfig, draw: Draw) -> tuple[Contrast, float, bool, bool]:

@@ -10,7 +10,7 @@ from ...inference.normalise import percentile_normalise
 from ..labels import LabelMap
 from .acquisition import acquired
 from .config import SynthesisConfig
-from .contrast import intensities
+from .contrast import intensities, with_mixed_borders
 from .coverage import cut, defaced, skull_stripped
 from .draw import Draw
 from .pathology import with_cavity, with_lesions
@@ -43,6 +43,7 @@ def synthesise(
     groups = deformed(label_map, config, shape, spacing, draw)
     tissue = label_map.tissue_of_group[groups].long()
     image, contrast = intensities(groups, label_map, config, draw)
+    image = with_mixed_borders(image, tissue, contrast, config, spacing, draw)
     if draw.chance(config.lesions):
         image = with_lesions(image, tissue, contrast, spacing, draw)
     if draw.chance(config.cavity):
