@@ -64,7 +64,7 @@ def tissue(label_map):
 
 
 def still_tissue(label_map, config, seed=0):
-    groups = spatial.deformed(label_map, config, SHAPE, 1.0, draw(seed))
+    groups = spatial.placed(label_map, config, SHAPE, 1.0, draw(seed)).groups(label_map)
     return label_map.tissue_of_group[groups].long()
 
 
@@ -73,7 +73,7 @@ def share(mask) -> float:
 
 
 def test_without_motion_the_labels_are_those_of_the_map(label_map):
-    groups = spatial.deformed(label_map, STILL, (40, 40, 40), 1.0, draw())
+    groups = spatial.placed(label_map, STILL, (40, 40, 40), 1.0, draw()).groups(label_map)
     size = label_map.groups.shape
     middle = tuple(slice((n - 40) // 2, (n + 40) // 2) for n in size)
     shown = label_map.groups[middle]
@@ -122,7 +122,7 @@ def test_ventricles_widen_and_narrow_at_the_cost_of_what_is_around(label_map, ti
 @pytest.mark.parametrize("name", CONTRASTS)
 def test_tissues_are_ordered_as_in_the_contrast(label_map, name):
     """Means of noiseless images, over draws of each contrast, keep the table's order."""
-    groups = spatial.deformed(label_map, STILL, SHAPE, 1.0, draw())
+    groups = spatial.placed(label_map, STILL, SHAPE, 1.0, draw()).groups(label_map)
     tissue = label_map.tissue_of_group[groups]
     config = replace(STILL, known_contrast=1.0, t1_share=float(name == "T1"))
     expected = CONTRASTS[name]

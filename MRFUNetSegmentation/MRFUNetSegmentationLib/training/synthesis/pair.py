@@ -14,7 +14,7 @@ from .contrast import intensities, with_mixed_borders
 from .coverage import cut, defaced, skull_stripped
 from .draw import Draw
 from .pathology import with_cavity, with_lesions
-from .spatial import deformed
+from .spatial import placed
 
 # Voxels that the percentiles are read from: a pair is small, and all else about it is random.
 _SUBSET = 50_000
@@ -40,7 +40,7 @@ def synthesise(
         image (R, A, S), float32, normalised as at inference, and tissue classes (R, A, S), int64.
     """
     draw = Draw(rng)
-    groups = deformed(label_map, config, shape, spacing, draw)
+    groups = placed(label_map, config, shape, spacing, draw).groups(label_map)
     tissue = label_map.tissue_of_group[groups].long()
     image, contrast = intensities(groups, label_map, config, draw)
     image = with_mixed_borders(image, tissue, contrast, config, spacing, draw)

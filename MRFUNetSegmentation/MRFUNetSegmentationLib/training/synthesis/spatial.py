@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -19,17 +20,61 @@ _COARSE = 4
 _SQUARINGS = 5
 
 
-def deformed(
+@dataclass(frozen=True)
+class Placement:
+    """Where each voxel of an image lies in its label map.
+
+    Attributes:
+        matrix: (3, 3), on the CPU, from voxels of the undeformed image to mm in the label map.
+        offset: (3,), on the CPU, mm: where its first voxel lies.
+        voxels: deformed voxel coordinates along R, A, S; they broadcast to (R, A, S).
+    """
+
+    matrix: Tensor
+    offset: Tensor
+    voxels: tuple[Tensor, Tensor, Tensor]
+
+    def look_up(self, volume: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+        """Return a volume's values at the nearest voxels, (R, A, S); 0 beyond its edge.
+
+        Args:
+            volume: (R, A, S), contiguous.
+            scale: (3,), its voxels per mm of the label map.
+            shift: (3,), its voxel where the label map's first one lies.
+        """
+        size = volume.shape
+        rows = (self.matrix * scale[:, None]).tolist()
+        first = (self.offset * scale + shift).tolist()
+        x, y, z = self.voxels
+        index, inside, stride = 0, True, 1
+        for a in (2, 1, 0):
+            position = first[a] + rows[a][0] * x + rows[a][1] * y + rows[a][2] * z
+            position = position.round_().to(torch.int32)
+            inside = inside & (position >= 0) & (position < size[a])
+            index = index + position.clamp_(0, size[a] - 1) * stride
+            stride *= size[a]
+        values = volume.flatten().index_select(0, index.flatten()).view(index.shape)
+        return torch.where(inside, values, 0)
+
+    def groups(self, label_map: LabelMap) -> Tensor:
+        """Return the intensity group (R, A, S) int64 at each voxel.
+
+        Labels are looked up at the nearest voxel, so none has to be interpolated.
+        """
+        scale = 1 / torch.tensor(label_map.spacing)
+        return self.look_up(label_map.groups, scale, torch.zeros(3)).long()
+
+
+def placed(
     label_map: LabelMap,
     config: SynthesisConfig,
     shape: tuple[int, int, int],
     spacing: float,
     draw: Draw,
-) -> Tensor:
-    """Return the intensity group (R, A, S) at each voxel of a randomly moved, deformed image.
+) -> Placement:
+    """Draw where the voxels of an image lie: a random affine map, a mirror and a diffeomorphism.
 
-    Labels are looked up at the nearest voxel, so none has to be interpolated. The left-right
-    mirror swaps no labels: classes and intensity groups have no sides.
+    The left-right mirror swaps no labels: classes and intensity groups have no sides.
     """
     matrix, offset = _affine(label_map, config, shape, spacing, draw)
     coarse_shape = tuple(math.ceil(n / _COARSE) for n in shape)
@@ -42,14 +87,21 @@ def deformed(
         velocity += _swelling(label_map, matrix, offset, coarse_shape, config, spacing, draw)
     displacement = resize(integrate(velocity / _COARSE) * _COARSE, shape)
 
-    voxel = [
-        torch.arange(n, dtype=torch.float32, device=draw.device).view(
+    undeformed = _axes(shape, 1, 0, draw)
+    voxels = tuple(undeformed[axis] + displacement[axis] for axis in range(3))
+    return Placement(matrix, offset, voxels)
+
+
+def _axes(
+    shape: tuple[int, ...], step: float, first: float, draw: Draw
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return voxel coordinates along each axis, shaped to broadcast."""
+    return tuple(
+        (first + step * torch.arange(n, dtype=torch.float32, device=draw.device)).view(
             [-1 if a == axis else 1 for a in range(3)]
         )
-        + displacement[axis]
         for axis, n in enumerate(shape)
-    ]
-    return _nearest(label_map, matrix, offset, voxel)
+    )
 
 
 def integrate(velocity: Tensor) -> Tensor:
@@ -129,33 +181,11 @@ def _swelling(
 
     With age they widen at the white matter's cost; twenty label maps show few ages.
     """
-    middle = (_COARSE - 1) / 2
-    voxel = [
-        (torch.arange(n, dtype=torch.float32, device=draw.device) * _COARSE + middle).view(
-            [-1 if a == axis else 1 for a in range(3)]
-        )
-        for axis, n in enumerate(coarse_shape)
-    ]
-    groups = _nearest(label_map, matrix, offset, voxel)
+    coarse = Placement(matrix, offset, _axes(coarse_shape, _COARSE, (_COARSE - 1) / 2, draw))
+    groups = coarse.groups(label_map)
     ventricles = (label_map.tissue_of_group[groups] == VENTRICLES).float()
     field = gaussian_blur(ventricles, (1.5, 1.5, 1.5))
     inwards = torch.stack(torch.gradient(field))
     steepest = inwards.square().sum(0).max().sqrt().clamp_min(1e-6)
     # Seen from the image, a wider ventricle is looked up further in.
     return draw.uniform(-0.5, 1) * config.ventricles / spacing * inwards / steepest
-
-
-def _nearest(label_map: LabelMap, matrix: Tensor, offset: Tensor, voxel: list[Tensor]) -> Tensor:
-    """Look up the label map at voxel positions of the image; beyond its edge lies group 0."""
-    source = label_map.groups.shape
-    index, inside, stride = 0, True, 1
-    rows = (matrix / torch.tensor(label_map.spacing)[:, None]).tolist()
-    first = (offset / torch.tensor(label_map.spacing)).tolist()
-    for a in (2, 1, 0):
-        position = first[a] + rows[a][0] * voxel[0] + rows[a][1] * voxel[1] + rows[a][2] * voxel[2]
-        position = position.round_().to(torch.int32)
-        inside = inside & (position >= 0) & (position < source[a])
-        index = index + position.clamp_(0, source[a] - 1) * stride
-        stride *= source[a]
-    groups = label_map.groups.flatten().index_select(0, index.flatten()).view(index.shape)
-    return torch.where(inside, groups, 0).long()
