@@ -1,0 +1,154 @@
+"""Synthetic images with real lesions' shapes and places, and what is to be known to mark them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+from torch import Generator, Tensor
+
+from ...inference.grid import resize
+from ...inference.normalise import percentile_normalise
+from ..labels import VENTRICLES, WHITE_MATTER, LabelMap
+from ..synthesis.acquisition import acquired
+from ..synthesis.config import SynthesisConfig
+from ..synthesis.contrast import intensities, with_mixed_borders
+from ..synthesis.coverage import skull_stripped
+from ..synthesis.draw import Draw, coarse_mask, gaussian_blur
+from ..synthesis.spatial import placed
+from .maps import LesionMap, from_label_map
+from .raters import RaterConfig, draw_rater, evidence, marked
+
+_SUBSET = 50_000  # voxels that the percentiles are read from
+
+
+@dataclass(frozen=True)
+class LesionConfig:
+    """Ranges of what is painted. Lengths in mm.
+
+    Attributes:
+        synthesis: of the image; its own lesions are left out.
+        raters: who mark it.
+        move: standard deviation of a shift of all lesions in the brain.
+        roughness: standard deviation of a random change of the border, over 3 mm.
+        edge: bounds of the width over which a lesion fades out.
+        conspicuity: bounds of how much of its contrast a lesion shows.
+        dirty: largest share of the lesion's contrast in white matter near lesions and ventricles.
+    """
+
+    synthesis: SynthesisConfig = field(default_factory=SynthesisConfig)
+    raters: RaterConfig = field(default_factory=RaterConfig)
+    move: float = 3.0
+    roughness: float = 0.5
+    edge: tuple[float, float] = (0.3, 1.2)
+    conspicuity: tuple[float, float] = (0.25, 1.0)
+    dirty: float = 0.3
+
+
+@dataclass(frozen=True)
+class Lesions:
+    """What raters go by.
+
+    Attributes:
+        distance: (R, A, S) mm from the nearest border, positive inside; far outside the white
+            matter.
+        nearest: (R, A, S) int64, number of the nearest lesion.
+        evidence: (lesions,) on the CPU.
+        spacing: voxel size, mm.
+    """
+
+    distance: Tensor
+    nearest: Tensor
+    evidence: Tensor
+    spacing: float
+
+    def mark(self, config: RaterConfig, draw: Draw) -> Tensor:
+        """Return what a random rater marks, (R, A, S) bool."""
+        rater = draw_rater(config, draw)
+        return marked(self.distance, self.nearest, self.evidence, rater, config, self.spacing, draw)
+
+
+def synthesise_lesions(
+    label_map: LabelMap,
+    lesion_map: LesionMap,
+    config: LesionConfig,
+    shape: tuple[int, int, int],
+    spacing: float,
+    rng: Generator,
+) -> tuple[Tensor, Lesions]:
+    """Draw an image with lesions.
+
+    Args:
+        label_map: the anatomy, on the generator's device.
+        lesion_map: the lesions, there too.
+        config: the ranges.
+        shape: voxels along R, A, S.
+        spacing: voxel size, mm.
+        rng: source of all randomness.
+
+    Returns:
+        image (R, A, S), float32, normalised as at inference, and what raters go by.
+    """
+    draw = Draw(rng)
+    ranges = config.synthesis
+    place = placed(label_map, ranges, shape, spacing, draw)
+    groups = place.groups(label_map)
+    tissue = label_map.tissue_of_group[groups].long()
+    image, contrast = intensities(groups, label_map, ranges, draw)
+    image = with_mixed_borders(image, tissue, contrast, ranges, spacing, draw)
+
+    lesions, conspicuity = _lesions(label_map, lesion_map, place, tissue, config, spacing, draw)
+    opacity = _opacity(lesions, conspicuity, tissue, config, spacing, draw)
+    image = image + opacity * (contrast.lesion - image)
+    if draw.chance(ranges.skull_strip):
+        image, _tissue = skull_stripped(image, tissue, spacing, draw)
+    image = percentile_normalise(acquired(image, ranges, spacing, draw), subset=_SUBSET)
+    return image ** math.exp(ranges.gamma * draw.normal()), lesions
+
+
+def _lesions(
+    label_map: LabelMap,
+    lesion_map: LesionMap,
+    place,
+    tissue: Tensor,
+    config: LesionConfig,
+    spacing: float,
+    draw: Draw,
+) -> tuple[Lesions, Tensor]:
+    """Carry real lesions into the white matter; return them and their conspicuity, on the CPU."""
+    scale, shift = from_label_map(label_map, lesion_map)
+    shift = shift + config.move * draw.normals(3) / torch.tensor(lesion_map.spacing)
+    distance = place.look_up(lesion_map.distance, scale, shift).float()
+    nearest = place.look_up(lesion_map.nearest, scale, shift).long()
+    white = tissue == WHITE_MATTER
+    distance += config.roughness * draw.smooth_field(distance.shape, max(2, 3 / spacing))
+    far = distance.new_tensor(-100.0)
+    distance = torch.where(white, distance, far)
+
+    low, high = config.conspicuity
+    volumes = lesion_map.volumes
+    # Small lesions are faint more often: partial volume takes half of them.
+    size = (volumes / (volumes + 20)).sqrt()
+    conspicuity = low + (high - low) * draw.uniforms(len(volumes)) * (0.5 + 0.5 * size)
+    found = evidence(volumes, conspicuity, config.raters)
+    return Lesions(distance, nearest, found, spacing), conspicuity
+
+
+def _opacity(
+    lesions: Lesions,
+    conspicuity: Tensor,
+    tissue: Tensor,
+    config: LesionConfig,
+    spacing: float,
+    draw: Draw,
+) -> Tensor:
+    """Return how much of the lesion's intensity each voxel takes on, (R, A, S) in 0..1."""
+    width = draw.uniform(*config.edge)
+    strength = conspicuity.to(lesions.distance.device)[lesions.nearest]
+    opacity = strength * torch.sigmoid(lesions.distance / width)
+    near = coarse_mask((lesions.distance > 0) | (tissue == VENTRICLES), 4)
+    near = resize(gaussian_blur(near, (1.5 / spacing,) * 3), tuple(tissue.shape))
+    mottled = 0.5 + 0.5 * draw.smooth_field(tissue.shape, max(2, 8 / spacing))
+    dirty = draw.uniform(0, config.dirty) * (near * mottled).clamp(0, 1)
+    return torch.maximum(opacity, torch.where(tissue == WHITE_MATTER, dirty, 0.0))

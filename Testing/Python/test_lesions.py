@@ -1,0 +1,178 @@
+"""Lesions painted into synthetic images, and simulated raters who mark them."""
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+from MRFUNetSegmentationLib.errors import InputError
+from MRFUNetSegmentationLib.training.labels import WHITE_MATTER, read_label_maps
+from MRFUNetSegmentationLib.training.lesions import (
+    LesionConfig,
+    Rater,
+    RaterConfig,
+    draw_rater,
+    marked,
+    read_lesion_maps,
+    synthesise_lesions,
+)
+from MRFUNetSegmentationLib.training.synthesis import SynthesisConfig
+from MRFUNetSegmentationLib.training.synthesis.draw import Draw
+
+# Raters without chance: what is left are boundary and threshold.
+STEADY = RaterConfig(local_boundary=0.0, hand=0.0, hesitation=1e-4)
+
+
+def draw(seed: int = 0) -> Draw:
+    return Draw(torch.Generator().manual_seed(seed))
+
+
+def dice(a, b) -> float:
+    total = int(a.sum() + b.sum())
+    return 2 * int((a & b).sum()) / total if total else 1.0
+
+
+def ball(shape, centre, radius):
+    axes = np.ogrid[tuple(slice(n) for n in shape)]
+    return sum((x - c) ** 2 for x, c in zip(axes, centre, strict=True)) <= radius**2
+
+
+@pytest.fixture(scope="module")
+def mask_file(tmp_path_factory):
+    """A large and a small lesion, on a grid in LPS of which the first voxel is not the RAS one."""
+    mask = ball((40, 50, 60), (20, 25, 30), 6) | ball((40, 50, 60), (20, 25, 50), 2)
+    image = sitk.GetImageFromArray(mask.astype(np.uint8))
+    image.SetOrigin((-30, 25, -20))
+    image.SetDirection((1, 0, 0, 0, -1, 0, 0, 0, 1))
+    path = tmp_path_factory.mktemp("lesions") / "lesions.nii.gz"
+    sitk.WriteImage(image, str(path))
+    return path
+
+
+@pytest.fixture(scope="module")
+def lesion_map(mask_file):
+    return read_lesion_maps([mask_file])[0]
+
+
+def test_distances_volumes_and_places_are_those_of_the_mask(lesion_map):
+    inside = lesion_map.distance > 0
+    assert sorted(lesion_map.volumes.tolist()) == [33, 925]
+    assert int(inside.sum()) == 958
+    # Voxel (i, j, k) = (30, 25, 20) lies at LPS (0, 0, 0).
+    centre = [round(-o) for o in lesion_map.origin]
+    assert float(lesion_map.distance[tuple(centre)]) == pytest.approx(6, abs=1)
+    large = int(lesion_map.volumes.argmax())
+    assert int(lesion_map.nearest[tuple(centre)]) == large
+    # i = 50 lies 20 mm to the left, which is towards the first voxel of an axis that runs right.
+    small = (centre[0] - 20, *centre[1:])
+    assert int(lesion_map.nearest[small]) == 1 - large
+    assert float(lesion_map.distance[small]) > 0
+
+
+def test_an_empty_mask_is_refused(tmp_path):
+    path = tmp_path / "none.nii.gz"
+    sitk.WriteImage(sitk.Image(5, 5, 5, sitk.sitkUInt8), str(path))
+    with pytest.raises(InputError, match="marks no lesion"):
+        read_lesion_maps([path])
+
+
+def test_a_boundary_bias_moves_every_border_by_that_much():
+    distance = 8 - torch.arange(24.0).sub(12).abs().view(24, 1, 1).expand(24, 6, 6)
+    nearest = torch.zeros(24, 6, 6, dtype=torch.long)
+    found = torch.tensor([5.0])
+    widths = [
+        int(marked(distance, nearest, found, Rater(b, 0.0), STEADY, 1.0, draw())[:, 0, 0].sum())
+        for b in (-2.5, -0.5, 1.5)
+    ]
+    assert widths == [11, 15, 19]
+
+
+def test_a_threshold_leaves_out_lesions_of_less_evidence():
+    distance = torch.ones(3, 2, 2)
+    nearest = torch.arange(3).view(3, 1, 1).expand(3, 2, 2)
+    found = torch.tensor([-1.0, 0.5, 2.0])
+    for threshold, accepted in ((-2.0, [1, 1, 1]), (0.0, [0, 1, 1]), (3.0, [0, 0, 0])):
+        mask = marked(distance, nearest, found, Rater(0.0, threshold), STEADY, 1.0, draw())
+        assert mask[:, 0, 0].int().tolist() == accepted
+
+
+def test_generous_raters_also_mark_more_lesions():
+    config = RaterConfig(correlation=0.6)
+    raters = [draw_rater(config, draw(seed)) for seed in range(2000)]
+    boundary = np.array([r.boundary for r in raters])
+    threshold = np.array([r.threshold for r in raters])
+    assert boundary.std() == pytest.approx(config.boundary, rel=0.1)
+    assert threshold.std() == pytest.approx(config.threshold_spread, rel=0.1)
+    assert np.corrcoef(boundary, threshold)[0, 1] == pytest.approx(-0.6, abs=0.05)
+
+
+def test_impossible_habits_are_refused():
+    with pytest.raises(ValueError, match="hand is -1"):
+        RaterConfig(hand=-1)
+    with pytest.raises(ValueError, match="hesitation is 0"):
+        RaterConfig(hesitation=0)
+    with pytest.raises(ValueError, match="correlation is 2"):
+        RaterConfig(correlation=2)
+
+
+@pytest.fixture(scope="module")
+def real(shared_data, tmp_path_factory):
+    """A label map of the training set and three patients of few, middling and many lesions."""
+    maps = shared_data / "synthseg_label_maps"
+    masks = shared_data / "open_ms_MNI"
+    (label_map,) = read_label_maps([maps / "training_seg_01.nii.gz"])
+    lesions = read_lesion_maps(
+        [masks / f"patient{n}_lesion_consensus.nii.gz" for n in ("18", "28", "01")]
+    )
+    return label_map, lesions
+
+
+# FLAIR-like scans of the middle of the brain.
+REAL = LesionConfig(
+    synthesis=SynthesisConfig(
+        known_contrast=1.0, t1_share=0.0, lesions=0.0, cavity=0.0, cut=0.0, centre_spread=4.0
+    )
+)
+
+
+def pairs(real, number):
+    label_map, lesion_maps = real
+    for seed in range(number):
+        yield synthesise_lesions(
+            label_map, lesion_maps[seed % 3], REAL, (144, 176, 24), 1.0, draw(seed).rng
+        )
+
+
+def test_raters_agree_as_much_as_experts_do(real):
+    """Pairwise Dice 0.6 to 0.75 on average where there are lesions to speak of."""
+    scores = []
+    for seed, (_image, lesions) in enumerate(pairs(real, 12)):
+        if (lesions.distance > 0).sum() < 500:
+            continue
+        rng = draw(1000 + seed)
+        masks = [lesions.mark(REAL.raters, rng) for _ in range(4)]
+        scores += [dice(masks[a], masks[b]) for a in range(4) for b in range(a)]
+    assert len(scores) >= 36
+    assert 0.6 < np.mean(scores) < 0.75
+
+
+def test_images_show_the_lesions_and_nothing_is_marked_outside_white_matter(real):
+    brighter = []
+    for image, lesions in pairs(real, 6):
+        assert image.shape == (144, 176, 24)
+        assert torch.isfinite(image).all()
+        inside = lesions.distance > 0.5
+        around = (lesions.distance > -8) & (lesions.distance < -3)
+        if inside.sum() > 100:
+            brighter.append((image[inside].mean() - image[around].mean()).item())
+    assert np.mean(brighter) > 0.05
+
+
+def test_the_same_state_gives_the_same_pair(real):
+    label_map, lesion_maps = real
+    first, again = (
+        synthesise_lesions(label_map, lesion_maps[1], REAL, (40, 44, 16), 2.0, draw(3).rng)
+        for _ in range(2)
+    )
+    assert torch.equal(first[0], again[0])
+    assert torch.equal(first[1].mark(REAL.raters, draw(1)), again[1].mark(REAL.raters, draw(1)))
+    assert WHITE_MATTER in label_map.tissue_of_group
