@@ -21,7 +21,7 @@ class SynthesisConfig:
         t1_share: share of T1 (a quarter of it with contrast agent) among these.
         texture: largest relative amplitude of the texture inside a tissue.
         mixed_borders: largest share, relative to the blurred neighbour, of grey matter in the
-            outermost white matter, and half as much of fluid in the outermost grey matter.
+            outermost white matter and of fluid in the outermost grey matter.
         lesions: probability of lesions of the white matter.
         cavity: probability of a stroke or a resection cavity.
         skull_strip: probability of a skull-stripped image.

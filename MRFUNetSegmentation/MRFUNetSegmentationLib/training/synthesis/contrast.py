@@ -100,18 +100,13 @@ def with_mixed_borders(
     exactly half-way.
     """
     sides = (
-        (WHITE_MATTER, tissue == GREY_MATTER, contrast.grey, config.mixed_borders),
-        (
-            GREY_MATTER,
-            (tissue == CSF) | (tissue == OTHER),
-            contrast.fluid,
-            config.mixed_borders / 2,
-        ),
+        (WHITE_MATTER, tissue == GREY_MATTER, contrast.grey),
+        (GREY_MATTER, (tissue == CSF) | (tissue == OTHER), contrast.fluid),
     )
-    for inner, outer, mean, strength in sides:
+    for inner, outer, mean in sides:
         width = draw.uniform(0.7, 1.2) / spacing
         near = gaussian_blur(outer.to(image.dtype), (width,) * 3)
-        weight = (draw.uniform(0, strength) * near).clamp_max_(0.7)
+        weight = (draw.uniform(0, config.mixed_borders) * near).clamp_max_(0.7)
         image = torch.where(
             tissue == inner, torch.lerp(image, torch.full_like(image, mean), weight), image
         )
