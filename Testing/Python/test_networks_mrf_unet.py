@@ -7,6 +7,7 @@ import torch
 from MRFUNetSegmentationLib.networks import MRF, MRFUNet, MRFUNetConfig, mean_field
 from MRFUNetSegmentationLib.networks import mrf as mrf_module
 from MRFUNetSegmentationLib.networks.mrf import log_posterior
+from MRFUNetSegmentationLib.networks.unet import InstanceNorm
 
 
 def fill_with_sines(network: MRFUNet, scale: float) -> None:
@@ -300,3 +301,13 @@ def test_other_padding_and_activations_are_refused(wrong):
 def test_levels_without_layers_are_refused():
     with pytest.raises(ValueError, match="at least 1 layer"):
         MRFUNet(MRFUNetConfig(layers=0))
+
+
+def test_instance_norm_of_a_single_voxel_is_its_limit():
+    """A constant image becomes the bias, of however few voxels it is."""
+    norm = InstanceNorm(3)
+    with torch.no_grad():
+        norm.bias.copy_(torch.tensor([1.0, -2.0, 0.5]))
+    single = norm(torch.full((2, 3, 1, 1, 1), 7.0))
+    several = norm(torch.full((2, 3, 2, 1, 1), 7.0))
+    torch.testing.assert_close(single, several[:, :, :1])

@@ -51,6 +51,8 @@ class InstanceNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the normalised features, of the shape of x (B, C, *spatial)."""
+        if x.shape[2:].numel() == 1:  # equal to its own mean; torch refuses to say so
+            return torch.zeros_like(x) + self.bias.view(-1, *[1] * (x.dim() - 2))
         # torch's own instance_norm leaves the channels-last layout, which costs more than it does.
         images = [
             functional.batch_norm(
