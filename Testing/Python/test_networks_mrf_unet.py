@@ -310,4 +310,4 @@ def test_instance_norm_of_a_single_voxel_is_its_limit():
         norm.bias.copy_(torch.tensor([1.0, -2.0, 0.5]))
     single = norm(torch.full((2, 3, 1, 1, 1), 7.0))
     several = norm(torch.full((2, 3, 2, 1, 1), 7.0))
-    torch.testing.assert_close(single, several[:, :, :1])
+    torch.testing.assert_close(single, several[:, :, :1], atol=1e-3, rtol=0)
