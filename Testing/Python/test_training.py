@@ -1,5 +1,8 @@
 """Training: configuration, label maps, synthesis, and runs that resume to the step."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +11,7 @@ import SimpleITK as sitk
 import torch
 from MRFUNetSegmentationLib.checkpoints.load import load_checkpoint
 from MRFUNetSegmentationLib.cli.main import main
+from MRFUNetSegmentationLib.errors import MRFUNetError
 from MRFUNetSegmentationLib.training import config as config_module
 from MRFUNetSegmentationLib.training.config import ConfigError, load_config
 from MRFUNetSegmentationLib.training.labels import (
@@ -19,6 +23,7 @@ from MRFUNetSegmentationLib.training.labels import (
     read_label_maps,
     tissue_table,
 )
+from MRFUNetSegmentationLib.training.run import prepare
 from MRFUNetSegmentationLib.training.synthesis import SynthesisConfig, synthesise
 from MRFUNetSegmentationLib.training.trainer import STATE_FILE
 from MRFUNetSegmentationLib.training.validation import metric_name
@@ -48,9 +53,6 @@ encoder = [4, 8]
 decoder = [8, 4]
 norm = "instance"
 iterations = 2
-
-
-
 
 [[validation]]
 image = "scan.nii.gz"
@@ -104,6 +106,35 @@ def test_shipped_configurations_are_valid():
         ("[1e-2, 1e-3]", "[1e-2]", r"stages\[0\].learning_rate: expected 2 entries"),
         ("iterations = 2", "iterations = 0", "network: mean-field iterations"),
         ("classes = 5", "classes = ", "Invalid value"),
+        ("classes = 5", 'type = "mrf"', "network.type: expected one of mrf-unet, probabilistic"),
+        ("classes = 5", "dim = 2", "network.dim: .* in 3D only"),
+        ("seed = 3", 'seed = 3\nprecision = "16"', "precision: must be one of bf16-mixed"),
+        ("seed = 3", "seed = 3\npatience = 0", "patience: must be at least"),
+        ("seed = 3", "seed = 3\nema = 1.0", "ema: must lie in"),
+        ("seed = 3", "seed = 3\ngradient_norm = 0", "gradient_norm: must be above 0"),
+        ("steps = 4", "steps = 0", r"stages\[0\]: steps must be at least 1"),
+        ("steps = 4", "steps = 4\nbatch_size = 0", r"stages\[0\]: batch_size must be"),
+        ("shape = [16, 20, 18]", "shape = [16, 20]", r"stages\[0\].shape: expected 3 sides"),
+        ("voxel_size = [2.0, 3.0]", "", r"stages\[0\].voxel_size: missing"),
+        ("voxel_size = [2.0, 3.0]", "voxel_size = [3.0, 2.0]", "voxel_size must be above 0 and in"),
+        ('labels = "map.nii.gz"', "", r"validation\[0\]: give image and labels, or"),
+        ('image = "scan.nii.gz"', "", r"validation\[0\]: give image and labels, or"),
+        (
+            'labels = "map.nii.gz"',
+            "probabilities = 1",
+            r"validation\[0\].probabilities: expected a",
+        ),
+        ('labels = "map.nii.gz"', "probabilities = {A = 1}", r"probabilities.A: expected str"),
+        (
+            'image = "scan.nii.gz"\nlabels = "map.nii.gz"',
+            'label_map = "map.nii.gz"',
+            r"validation\[0\].label_map: map.nii.gz is trained on",
+        ),
+        (
+            'labels = "map.nii.gz"',
+            'labels = "a"\n[[validation]]\nimage = "scan.nii.gz"\nlabels = "b"',
+            r"validation\[1\]: scan.nii.gz is there twice",
+        ),
     ],
 )
 def test_defects_of_a_configuration_are_named(data, old, new, message):
@@ -205,23 +236,6 @@ def test_skull_stripping_removes_what_is_outside_and_its_labels(label_map):
         assert (image[tissue == WHITE_MATTER] > 0).any() or (image[tissue == GREY_MATTER] > 0).any()
 
 
-def test_known_contrasts_order_the_tissues_as_real_scans_do(label_map):
-    """T1-like images without noise: white matter above grey matter above fluid."""
-    config = SynthesisConfig(
-        known_contrast=1.0, t1_share=1.0, skull_strip=0.0, cut=0.0, noise=0.0, bias=0.0,
-        low_resolution=0.0, centre_spread=0.0, deformation=0.0,
-    )  # fmt: skip
-    in_order = 0
-    for seed in range(20):
-        rng = torch.Generator().manual_seed(seed)
-        image, tissue = synthesise(label_map, config, (36, 36, 36), 1.5, rng)
-        fluid, grey, white = (
-            image[tissue == c].median() for c in (VENTRICLES, GREY_MATTER, WHITE_MATTER)
-        )
-        in_order += bool(fluid < grey < white)
-    assert in_order >= 18
-
-
 def train(data: Path, folder: Path, *more: str) -> int:
     return main(
         ["train", str(data / "small.toml"), "--data", str(data), "-o", str(folder),
@@ -229,21 +243,244 @@ def train(data: Path, folder: Path, *more: str) -> int:
     )  # fmt: skip
 
 
-def test_interrupted_and_uninterrupted_runs_give_the_same(data, tmp_path, monkeypatch):
-    train(data, tmp_path / "whole")
-    # Every call trains a single step: time is up after it.
-    from MRFUNetSegmentationLib.training import trainer
+def change(data: Path, *changes: tuple[str, str]) -> None:
+    text = TOML
+    for old, new in changes:
+        assert old in text
+        text = text.replace(old, new)
+    (data / "small.toml").write_text(text)
 
-    for _ in range(6):
-        ticks = iter([0.0, 0.0, 1e9])
-        monkeypatch.setattr(trainer.time, "monotonic", lambda ticks=ticks: next(ticks, 1e9))
-        train(data, tmp_path / "parts", "--minutes", "1")
-    whole = torch.load(tmp_path / "whole" / STATE_FILE, weights_only=True)
-    parts = torch.load(tmp_path / "parts" / STATE_FILE, weights_only=True)
-    assert whole["step"] == parts["step"] == 6
+
+def state(folder: Path) -> dict:
+    return torch.load(folder / STATE_FILE, weights_only=True)
+
+
+def assert_same_weights(a: dict, b: dict) -> None:
     for kind in ("network", "average"):
-        for key, value in whole[kind].items():
-            assert torch.equal(value, parts[kind][key]), key
+        for key, value in a[kind].items():
+            assert torch.equal(value, b[kind][key]), (kind, key)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        (),
+        (
+            ('name = "small"', 'name = "small"\npatience = 3\nweight_decay = 0.01'),
+            ("steps = 4", "steps = 4\nbatch_size = 2\naccumulate = 2"),
+        ),
+        (
+            ('name = "small"', 'name = "small"\nprecision = "32-true"\nelbo = {target = 0.5}'),
+            (
+                'encoder = [4, 8]\ndecoder = [8, 4]\nnorm = "instance"',
+                'type = "probabilistic-unet"\ndim = 3\nfilters = [4, 6]\nmrf = true',
+            ),
+        ),
+    ],
+    ids=["MRF-UNet", "in batches", "Probabilistic U-Net with MRF and GECO"],
+)
+def test_interrupted_and_uninterrupted_runs_give_the_same(data, tmp_path, changes):
+    """Across the border of two stages, with a validation in between, a step at a time."""
+    change(data, *changes)
+    train(data, tmp_path / "whole")
+    for _ in range(6):
+        train(data, tmp_path / "parts", "--minutes", "0")
+    whole, parts = state(tmp_path / "whole"), state(tmp_path / "parts")
+    assert whole["step"] == parts["step"] == 6
+    assert_same_weights(whole, parts)
+    for key, moments in whole["optimiser"]["state"].items():
+        for name, value in moments.items():
+            assert torch.equal(value, parts["optimiser"]["state"][key][name])
+    for key in ("best", "stale", "objective"):
+        assert whole[key] == parts[key]
+    files = [tmp_path / run / "small.safetensors" for run in ("whole", "parts")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_killed_run_goes_on_from_its_last_state(data, tmp_path):
+    change(
+        data,
+        ("save_every = 3", "save_every = 30"),
+        ("steps = 4", "steps = 58"),
+        ("validate_every = 4", "validate_every = 1000"),
+    )
+    config = load_config(data / "small.toml")
+    killed = prepare(config, data, tmp_path / "run", "cpu")
+    take_step, left = killed._train_step, iter(range(45))
+
+    def killed_in_the_end():
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        return take_step()
+
+    killed._train_step = killed_in_the_end
+    with pytest.raises(KeyboardInterrupt):
+        killed.run(report=lambda line: None)
+    assert state(tmp_path / "run")["step"] == 30
+    train(data, tmp_path / "run")
+    train(data, tmp_path / "whole")
+    assert_same_weights(state(tmp_path / "run"), state(tmp_path / "whole"))
+    logs = [
+        np.genfromtxt(tmp_path / run / "log.csv", delimiter=",", names=True)
+        for run in ("run", "whole")
+    ]
+    for log in logs:
+        # What had been logged after the state is not there twice.
+        assert log["step"].tolist() == [20, 40, 60]
+        assert (log["samples_per_second"] > 0).all()
+        assert ((log["share_of_drawing"] > 0) & (log["share_of_drawing"] < 1)).all()
+    # The mean at step 40 is over fewer steps after a new start.
+    assert logs[0]["loss"][[0, 2]].tolist() == logs[1]["loss"][[0, 2]].tolist()
+    assert logs[0]["learning_rate"].tolist() == logs[1]["learning_rate"].tolist()
+
+
+def test_state_of_an_earlier_version_can_be_gone_on_from(data, tmp_path):
+    train(data, tmp_path / "new", "--minutes", "0")
+    old = {
+        key: value
+        for key, value in state(tmp_path / "new").items()
+        if key in ("step", "best", "network", "average", "optimiser")
+    }
+    (tmp_path / "old").mkdir()
+    torch.save(old, tmp_path / "old" / STATE_FILE)
+    (tmp_path / "old" / "log.csv").write_text("step,loss,seconds_per_step\n1,0.5,1.2\n")
+    for run in ("new", "old"):
+        train(data, tmp_path / run)
+    assert_same_weights(state(tmp_path / "new"), state(tmp_path / "old"))
+
+
+@pytest.mark.parametrize("named", [True, False], ids=["named", "by weights alone"])
+def test_state_of_another_network_is_refused_and_left_alone(data, tmp_path, named):
+    train(data, tmp_path / "run", "--minutes", "0")
+    path = tmp_path / "run" / STATE_FILE
+    if not named:
+        old = state(tmp_path / "run")
+        del old["architecture"]
+        torch.save(old, path)
+    before = path.read_bytes()
+    change(data, ("encoder = [4, 8]", "encoder = [6, 8]"))
+    message = r"encoder is \[4, 8\] there and \[6, 8\] here" if named else "has shape .* there"
+    with pytest.raises(MRFUNetError, match=rf"another network \(.*{message}.*nothing was changed"):
+        train(data, tmp_path / "run")
+    assert path.read_bytes() == before
+
+
+def test_damaged_state_is_named(data, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / STATE_FILE).write_bytes(b"no state")
+    with pytest.raises(MRFUNetError, match=r"state.pt: the state of the run cannot be read"):
+        train(data, tmp_path / "run")
+
+
+def test_number_of_iterations_may_change_in_a_run(data, tmp_path):
+    train(data, tmp_path / "run", "--minutes", "0")
+    change(data, ("iterations = 2\n", "iterations = 4\n"))
+    assert train(data, tmp_path / "run") == 0
+    assert state(tmp_path / "run")["step"] == 6
+
+
+def test_run_starts_from_a_checkpoint(data, tmp_path):
+    train(data, tmp_path / "first")
+    file = tmp_path / "first" / "small.safetensors"
+    config = load_config(data / "small.toml")
+    trainer = prepare(config, data, tmp_path / "second", "cpu", start_from=file)
+    weights = load_checkpoint(file).network.state_dict()
+    for network in (trainer.network, trainer.average):
+        for key, value in network.state_dict().items():
+            assert torch.equal(value, weights[key])
+    # Where a run goes on, its state counts.
+    again = prepare(config, data, tmp_path / "first", "cpu", start_from=file)
+    assert again.step == 6
+
+    change(data, ("decoder = [8, 4]", "decoder = [8, 6]"))
+    with pytest.raises(MRFUNetError, match=r"decoder is \[8, 4\] there and \[8, 6\] here"):
+        train(data, tmp_path / "third", "--start-from", str(file))
+    with pytest.raises(MRFUNetError, match="neither a file nor a bundled model"):
+        train(data, tmp_path / "third", "--start-from", "nothing")
+
+
+def test_run_without_better_validations_ends(data, tmp_path, capsys):
+    # Without learning every validation after the first is the same.
+    change(
+        data,
+        ('name = "small"', 'name = "small"\npatience = 2'),
+        ("validate_every = 4", "validate_every = 1"),
+        ("[1e-2, 1e-3]", "[0.0, 0.0]"),
+        ("[1e-3, 1e-4]", "[0.0, 0.0]"),
+    )
+    train(data, tmp_path / "run")
+    assert "complete at step 3 of 6" in capsys.readouterr().out
+    train(data, tmp_path / "run")
+    assert state(tmp_path / "run")["step"] == 3
+
+
+def test_run_without_validation_keeps_its_last_average(data, tmp_path):
+    change(data, ('[[validation]]\nimage = "scan.nii.gz"\nlabels = "map.nii.gz"\n', ""))
+    train(data, tmp_path / "run")
+    checkpoint = load_checkpoint(tmp_path / "run" / "small.safetensors")
+    assert checkpoint.card.training["steps"] == 6
+    for key, value in checkpoint.network.state_dict().items():
+        assert torch.equal(value, state(tmp_path / "run")["average"][key])
+
+
+def test_two_processes_see_what_one_sees_in_batches_of_two(data, tmp_path):
+    changes = [
+        ('name = "small"', 'name = "small"\nprecision = "32-true"'),
+        ("training_iterations = [1, 3]", "training_iterations = [2, 2]"),
+        # Normalisation of such a small network's few voxels would magnify the rounding of sums.
+        ('norm = "instance"', 'norm = "none"'),
+        ("steps = 4", "steps = 1"),
+        ("steps = 2", "steps = 1"),
+        ("validate_every = 4", "validate_every = 1"),
+    ]
+    change(data, *changes)
+    program = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
+        "-m", "MRFUNetSegmentationLib", "train", str(data / "small.toml"), "--data", str(data),
+        "-o", str(tmp_path / "two"), "--device", "cpu", "--debug",
+    ]  # fmt: skip
+    library = str(Path(config_module.__file__).parents[2])
+    done = subprocess.run(
+        program, env=os.environ | {"PYTHONPATH": library}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("complete at step 2 of 2") == 1
+    change(data, *changes, ("shape = ", "batch_size = 2\nshape = "))
+    train(data, tmp_path / "one")
+    # The mean of both steps' gradients, but for the order of sums.
+    one, two = state(tmp_path / "one")["optimiser"], state(tmp_path / "two")["optimiser"]
+    assert one["state"].keys() == two["state"].keys()
+    for key, moments in one["state"].items():
+        torch.testing.assert_close(
+            moments["exp_avg"], two["state"][key]["exp_avg"], rtol=1e-3, atol=1e-6
+        )
+
+
+def test_missing_packages_are_named(data, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    code = main(["train", str(data / "small.toml"), "--data", str(data), "-o", str(tmp_path / "r")])
+    assert code == 1
+    assert "(tensorboard): pip install MRFUNetSegmentation[train]" in capsys.readouterr().err
+
+
+def test_loss_that_is_not_finite_ends_the_run_and_keeps_the_state(data, tmp_path):
+    train(data, tmp_path / "run", "--minutes", "0")
+    before = (tmp_path / "run" / STATE_FILE).read_bytes()
+    trainer = prepare(load_config(data / "small.toml"), data, tmp_path / "run", "cpu")
+    with torch.no_grad():
+        next(trainer.network.parameters()).fill_(float("nan"))
+    with pytest.raises(MRFUNetError, match="not finite at step 1"):
+        trainer.run(report=lambda line: None)
+    assert (tmp_path / "run" / STATE_FILE).read_bytes() == before
+
+
+def test_card_that_cannot_be_is_reported_before_the_run(data, tmp_path):
+    change(data, ('title = "Small"', 'title = ""'))
+    with pytest.raises(ConfigError, match=r"makes no valid model: .*title: must not be empty"):
+        train(data, tmp_path / "run")
+    change(data, ("classes = 5", "classes = 4"))
+    with pytest.raises(ConfigError, match="the card names 5 classes, but the network has 4"):
+        train(data, tmp_path / "run")
 
 
 def test_run_learns_and_writes_a_checkpoint_with_its_card(data, tmp_path, capsys):
@@ -263,6 +500,16 @@ def test_run_learns_and_writes_a_checkpoint_with_its_card(data, tmp_path, capsys
     ]
     log = np.genfromtxt(tmp_path / "run" / "log.csv", delimiter=",", names=True)
     assert log["loss"][-1] < log["loss"][0]
+    assert (tmp_path / "run" / "contact-sheet.png").exists()
+
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
+    assert [e.step for e in events.Scalars("training/loss")] == [20, 40, 60]
+    assert [e.step for e in events.Scalars("validation/selection")] == [31, 62]
+    assert {"terms/likelihood", "training/samples_per_second"} <= set(events.Tags()["scalars"])
+    picture = events.Images("validation")[0]
+    assert (picture.width, picture.height) == (3 * 48, 48)
 
 
 def test_missing_label_map_is_reported(data, tmp_path, capsys):

@@ -5,7 +5,9 @@ import math
 import pytest
 import torch
 from MRFUNetSegmentationLib.networks import ProbabilisticUNet, ProbabilisticUNetConfig
-from MRFUNetSegmentationLib.training.elbo import ElboTerms, Geco, elbo_terms
+from MRFUNetSegmentationLib.training.config import ConfigError, ElboConfig
+from MRFUNetSegmentationLib.training.elbo import ElboTerms, Geco, elbo_terms, kl_by_dimension
+from MRFUNetSegmentationLib.training.objectives import ElboObjective, soft_dice_loss
 
 
 def small(classes: int = 3, dim: int = 2, seed: int = 0, **options) -> ProbabilisticUNet:
@@ -34,6 +36,45 @@ def test_kl_of_two_gaussians_by_hand():
     expected = (math.log(1 / 2) + (4 + 1) / 2 - 0.5) + (math.log(3) + (1 + 1) / 18 - 0.5)
     assert terms.kl.item() == pytest.approx(expected, abs=1e-6)
     assert terms.loss(10.0) == terms.reconstruction + 10 * terms.kl
+
+
+def test_kl_of_single_dimensions_by_hand():
+    network = small()
+    set_moments(network.posterior_encoder, (1.0, 0.5), (math.log(2), math.log(3)))
+    set_moments(network.prior_encoder, (0.0, 0.5), (0.0, math.log(3)))
+    image = torch.randn(2, 1, 8, 8).double()
+    kl = kl_by_dimension(network, image, torch.zeros(2, 8, 8))
+    expected = torch.tensor([math.log(1 / 2) + (4 + 1) / 2 - 0.5, 0.0]).double()
+    torch.testing.assert_close(kl, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("classes", [1, 3])
+def test_reconstruction_with_an_mrf_is_that_after_the_mean_field(classes):
+    network = small(classes, mrf=True, iterations=3).eval()
+    image, labels = torch.randn(1, 1, 8, 8).double(), torch.randint(max(2, classes), (1, 8, 8))
+    terms = elbo_terms(network, image, labels, torch.zeros(1, 2).double())
+    z = network.posterior(image, labels).mean
+    logits = network.decode(network.project(network.features(image)), z)
+    *_, posterior = network.responsibilities(logits)
+    by_hand = -posterior.gather(1, labels[:, None]).log().sum()
+    torch.testing.assert_close(terms.reconstruction, by_hand)
+    without = small(classes).eval()
+    without.load_state_dict(network.state_dict(), strict=False)
+    assert (
+        terms.reconstruction
+        != elbo_terms(without, image, labels, torch.zeros(1, 2).double()).reconstruction
+    )
+
+
+def test_sums_are_exact_in_mixed_precision():
+    """bfloat16 has 8 bits: a sum over 4096 voxels in it would be off by far more than this."""
+    network = small(2).float()
+    image, labels = torch.randn(1, 1, 64, 64), torch.randint(2, (1, 64, 64))
+    exact = elbo_terms(network, image, labels, torch.zeros(1, 2))
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = elbo_terms(network, image, labels, torch.zeros(1, 2))
+    assert mixed.reconstruction.dtype == mixed.kl.dtype == torch.float32
+    torch.testing.assert_close(mixed.reconstruction, exact.reconstruction, rtol=2e-3, atol=0)
 
 
 @pytest.mark.parametrize("classes", [1, 3])
@@ -125,6 +166,43 @@ def test_multiplier_stays_in_its_bounds_and_resumes():
     other = Geco(target=1.0, bounds=(0.5, 2.0))
     other.load_state_dict(geco.state_dict())
     assert other.loss(terms(3.0)) == geco.loss(terms(3.0))
+
+
+def test_processes_that_see_different_images_keep_one_multiplier():
+    one, two = Geco(target=10.0), Geco(target=10.0)
+    for mine, other in ((30.0, 12.0), (5.0, 25.0)):
+        mean = (mine + other) / 2
+        one.loss(terms(mine), mean)
+        two.loss(terms(other), mean)
+        assert one.multiplier == two.multiplier
+        assert one.violation == two.violation
+
+
+def test_beta_rises_to_its_value():
+    balance = ElboConfig(beta=4.0, warm_up=8)
+    assert [balance.beta_at(step) for step in (0, 3, 7, 100)] == [0.5, 2.0, 4.0, 4.0]
+    assert ElboConfig(beta=4.0).beta_at(0) == 4.0
+    with pytest.raises(ConfigError, match="target must be above 0"):
+        ElboConfig(target=0.0)
+
+
+def test_target_of_the_objective_is_for_a_voxel():
+    objective = ElboObjective(small(), mixed=False, balance=ElboConfig(target=0.5))
+    parts = {"reconstruction": torch.tensor(60.0), "kl": torch.tensor(2.0)}
+    loss = objective.loss(parts, parts, step=0, voxels=100)
+    assert loss.item() == pytest.approx(2 + 1 * (60 - 50))  # the multiplier begins at 1
+    other = ElboObjective(small(), mixed=False, balance=ElboConfig(target=0.5))
+    other.load_balance_state(objective.balance_state())
+    assert other.geco.multiplier == objective.geco.multiplier != 1
+
+
+def test_soft_dice_loss_by_hand():
+    labels = torch.tensor([[0, 1, 1, 2]]).view(1, 2, 2)
+    certain = torch.nn.functional.one_hot(labels, 3).movedim(-1, 1).double()
+    assert soft_dice_loss(certain, labels) == 0
+    wrong = certain.roll(1, dims=1)  # 0 as 1, 1 as 2, 2 as 0: nothing overlaps
+    # 1 - 100 / (total + 100), totals 1 + 2 of class 1 and 2 + 1 of class 2
+    assert soft_dice_loss(wrong, labels).item() == pytest.approx(1 - 100 / 103)
 
 
 @pytest.mark.parametrize(

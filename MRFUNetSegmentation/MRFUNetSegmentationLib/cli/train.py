@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ..errors import MRFUNetError
+
 
 def add_parser(commands) -> argparse.ArgumentParser:
     """Add the command's arguments."""
@@ -12,11 +14,16 @@ def add_parser(commands) -> argparse.ArgumentParser:
         "train",
         help="train a model",
         description="Train a model from a configuration file. Started again with the same folder, "
-        "it goes on where it stopped.",
+        "it goes on where it stopped. Several GPUs: torchrun --nproc-per-node N -m "
+        "MRFUNetSegmentationLib train …",
     )
     parser.add_argument("config", type=Path, help="TOML file; see training/configs")
     parser.add_argument(
-        "--data", type=Path, required=True, metavar="DIR", help="folder with the label maps"
+        "--data",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="folder with the label maps, or with the images and their raters' masks",
     )
     parser.add_argument(
         "-o", "--output", type=Path, required=True, metavar="DIR", help="folder of the run"
@@ -25,27 +32,35 @@ def add_parser(commands) -> argparse.ArgumentParser:
     parser.add_argument(
         "--minutes", type=float, default=float("inf"), help="stop after this time; resume later"
     )
+    parser.add_argument(
+        "--start-from",
+        metavar="CHECKPOINT",
+        help="bundled model or file with the initial weights; not used where a run goes on",
+    )
     return parser
 
 
 def run(options: argparse.Namespace) -> int:
     """Train; return the exit code."""
-    from ..inference.devices import resolve_device
+    try:
+        import lightning.fabric  # noqa: F401
+        import tensorboard  # noqa: F401
+    except ImportError as error:
+        raise MRFUNetError(
+            f"Training needs packages that are not installed ({error.name}): "
+            "pip install MRFUNetSegmentation[train]"
+        ) from error
     from ..training.config import load_config
-    from ..training.labels import read_label_maps
-    from ..training.trainer import Trainer
-    from ..training.validation import RealScanValidation
+    from ..training.run import prepare
 
     config = load_config(options.config)
-    label_maps = read_label_maps(
-        [options.data / name for name in config.label_maps], options.output / "label-maps"
+    trainer = prepare(
+        config, options.data, options.output, options.device, start_from=options.start_from
     )
-    validate = (
-        RealScanValidation(config, options.data, options.device) if config.validation else None
-    )
-    trainer = Trainer(config, label_maps, options.output, resolve_device(options.device), validate)
-    complete = trainer.run(options.minutes * 60, report=lambda line: print(line, flush=True))
-    print(f"{'complete' if complete else 'stopped'} at step {trainer.step} of {config.steps}")
-    if trainer.checkpoint_file.exists():
-        print(f"best network: {trainer.checkpoint_file}")
+    trainer.run(options.minutes * 60, report=lambda line: print(line, flush=True))
+    if trainer.fabric.is_global_zero:
+        state = "complete" if trainer.complete else "stopped"
+        print(f"{state} at step {trainer.step} of {config.steps}")
+        if trainer.checkpoint_file.exists():
+            print(f"best network: {trainer.checkpoint_file}")
     return 0

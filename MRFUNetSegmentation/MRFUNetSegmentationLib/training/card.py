@@ -8,6 +8,7 @@ from ..checkpoints.card import FORMAT_VERSION, ModelCard
 from .config import TrainingConfig
 from .labels import GREY_MATTER, VENTRICLES, WHITE_MATTER
 
+ORIENTATION = "RAS"
 NORMALISATION = {"method": "percentile", "low": 0.5, "high": 99.5}
 
 _ANATOMICAL_STRUCTURE = {
@@ -45,33 +46,40 @@ def trained_card(config: TrainingConfig, steps: int, metrics: dict[str, Any]) ->
     Args:
         config: the run; it goes into the card as a whole.
         steps: optimiser steps behind the weights.
-        metrics: scores on the validation scans.
+        metrics: scores of the validation.
+
+    Raises:
+        CheckpointError: if texts, classes or plane make no valid card.
     """
-    text = config.card
+    text, table = config.card, config.to_dict()
+    plane = {"slice_plane": text.slice_plane} if text.slice_plane else {}
+    # The tissues of a brain are one piece; of other objects there may be several.
+    one_piece = {} if config.classes else {"one_piece": [GREY_MATTER, WHITE_MATTER, VENTRICLES]}
     return ModelCard.from_dict(
         {
             "format_version": FORMAT_VERSION,
             "name": config.name,
             "title": text.title,
             "description": text.description,
-            "architecture": {"type": "mrf-unet", **config.network.to_dict()},
-            "classes": list(BRAIN_TISSUE_CLASSES),
+            "architecture": table["network"],
+            "classes": list(config.classes or BRAIN_TISSUE_CLASSES),
             "input": {
                 "modality": text.modality,
                 "voxel_size": list(text.voxel_size),
-                "orientation": "RAS",
+                "orientation": ORIENTATION,
                 "normalisation": NORMALISATION,
+                **plane,
             },
             "training": {
                 "data": list(text.data),
                 "seed": config.seed,
                 "steps": steps,
-                "configuration": config.to_dict(),
+                "configuration": table,
                 "metrics": metrics,
             },
             "licence": text.licence,
             "citation": text.citation,
             "intended_use": text.intended_use,
-            "one_piece": [GREY_MATTER, WHITE_MATTER, VENTRICLES],
+            **one_piece,
         }
     )

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import types
 import typing
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
+from typing import Any
 
+from ..checkpoints.architectures import ARCHITECTURES
 from ..errors import MRFUNetError
-from ..networks import MRFUNetConfig
+from ..networks import MRFUNetConfig, ProbabilisticUNetConfig
 from .synthesis import SynthesisConfig
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
+
+PRECISIONS = ("bf16-mixed", "32-true")
 
 
 class ConfigError(MRFUNetError, ValueError):
@@ -30,26 +35,173 @@ class Stage:
     Attributes:
         steps: number of optimiser steps.
         learning_rate: at the stage's first and last step; a cosine leads from one to the other.
-        training_iterations: bounds of the mean-field iterations drawn at each step.
-        shape: voxels of a training image along R, A, S.
-        voxel_size: bounds of the isotropic voxel size drawn for each image, mm.
+        shape: size of a training image along the axes of the network's grid (R, A, S in 3D).
+        training_iterations: bounds of the mean-field iterations drawn at each step; None for the
+            network's own.
+        voxel_size: bounds of the isotropic voxel size drawn for each synthesised image, mm.
+        batch_size: images that a process takes at once.
+        accumulate: batches whose gradients are averaged for one step.
         synthesis: ranges of the generative model.
     """
 
     steps: int
     learning_rate: tuple[float, float]
-    training_iterations: tuple[int, int]
-    shape: tuple[int, int, int]
-    voxel_size: tuple[float, float]
+    shape: tuple[int, ...]
+    training_iterations: tuple[int, int] | None = None
+    voxel_size: tuple[float, float] | None = None
+    batch_size: int = 1
+    accumulate: int = 1
     synthesis: SynthesisConfig = field(default_factory=SynthesisConfig)
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "accumulate"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if min(self.shape, default=0) < 1:
+            raise ConfigError(f"shape must have sides of at least 1 voxel, got {list(self.shape)}")
+        low, high = self.voxel_size or (1, 1)
+        if not 0 < low <= high:
+            raise ConfigError(f"voxel_size must be above 0 and in order, got {[low, high]}")
+
+    def learning_rate_at(self, progress: float) -> float:
+        """Return the learning rate at a share 0..1 of the stage."""
+        first, last = self.learning_rate
+        return last + (first - last) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 @dataclass(frozen=True)
-class ValidationScan:
-    """A real scan with reference labels in FreeSurfer's convention; paths below the data folder."""
+class ValidationCase:
+    """An image with a reference, scored every `validate_every` steps; paths below the data folder.
 
-    image: str
-    labels: str
+    The entries that are given say which of three kinds it is:
+
+    - `image` and `labels`: a real scan, labelled in FreeSurfer's convention. These labels mark
+      hardly any fluid outside the ventricles, so that class is not scored.
+    - `image` and `probabilities`: a real scan with maps of some classes' probability. A class is
+      where its map is above half of its maximum; only these classes are scored.
+    - `label_map`: an image synthesised from a label map that is not trained on, the same one each
+      time; all classes are scored.
+
+    Attributes:
+        image: a scan.
+        labels: its labels.
+        probabilities: file of the map of each class, by the class's name.
+        label_map: an anatomy.
+        seed: of the synthesised image.
+        shape: its size along R, A, S.
+        voxel_size: its voxel size, mm.
+        synthesis: its ranges, as in `Stage`.
+        name: for logs and the model card; the image's or label map's path if empty.
+    """
+
+    image: str = ""
+    labels: str = ""
+    probabilities: dict[str, str] = field(default_factory=dict)
+    label_map: str = ""
+    seed: int = 0
+    shape: tuple[int, int, int] = (160, 192, 160)
+    voxel_size: float = 1.0
+    synthesis: SynthesisConfig = field(default_factory=SynthesisConfig)
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        given = (bool(self.image), bool(self.labels), bool(self.probabilities))
+        real = given in {(True, True, False), (True, False, True)} and not self.label_map
+        if not real and (any(given) or not self.label_map):
+            raise ConfigError(
+                "give image and labels, or image and probabilities, or label_map alone"
+            )
+        if self.voxel_size <= 0:
+            raise ConfigError(f"voxel_size must be above 0, got {self.voxel_size}")
+
+    @property
+    def title(self) -> str:
+        """Name by which scores are reported."""
+        return self.name or self.image or self.label_map
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Random changes of a real image and its masks. Angles in degrees.
+
+    Attributes:
+        flip: probability of a mirror along each axis of the image; axes that are not named are
+            not mirrored.
+        rotation: largest angle, about each axis in 3D.
+        scaling: largest relative change of size, per axis.
+        gamma: standard deviation of the logarithm of gamma.
+        noise: largest standard deviation of Gaussian noise; intensities are 0..1.
+    """
+
+    flip: tuple[float, ...] = (0.5,)
+    rotation: float = 15.0
+    scaling: float = 0.1
+    gamma: float = 0.2
+    noise: float = 0.05
+
+    def __post_init__(self) -> None:
+        if not all(0 <= p <= 1 for p in self.flip):
+            raise ConfigError(f"flip holds probabilities of 0..1, got {list(self.flip)}")
+        for name in ("rotation", "scaling", "gamma", "noise"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} must not be negative, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class RaterData:
+    """Real images with the masks of several raters each; see `training.rater_data`.
+
+    Attributes:
+        images: folder of the images, below the data folder.
+        masks: folder that has a folder of masks for each image, named as the image.
+        validation: names of the cases to validate on; * and ? stand for anything and any letter.
+        held_back: names of cases that this run must not see at all, likewise.
+        validation_samples: samples drawn of each case in validation.
+        foreground: share of the training images that are centred on what a rater marked.
+        augmentation: random changes.
+    """
+
+    images: str = "images"
+    masks: str = "raters"
+    validation: tuple[str, ...] = ()
+    held_back: tuple[str, ...] = ()
+    validation_samples: int = 16
+    foreground: float = 0.7
+    augmentation: Augmentation = field(default_factory=Augmentation)
+
+    def __post_init__(self) -> None:
+        if self.validation_samples < 1:
+            raise ConfigError(
+                f"validation_samples must be at least 1, got {self.validation_samples}"
+            )
+        if not 0 <= self.foreground <= 1:
+            raise ConfigError(f"foreground must lie in 0..1, got {self.foreground}")
+
+
+@dataclass(frozen=True)
+class ElboConfig:
+    """How the two terms of a Probabilistic U-Net's evidence lower bound are balanced.
+
+    Attributes:
+        beta: weight of the KL term.
+        warm_up: steps over which beta rises from 0, against a latent space that collapses.
+        target: if given, the KL term is minimised under the constraint that the reconstruction
+            costs at most this much, nats for a voxel, and beta is not used (`elbo.Geco`).
+    """
+
+    beta: float = 1.0
+    warm_up: int = 0
+    target: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.beta < 0 or self.warm_up < 0:
+            raise ConfigError("beta and warm_up must not be negative")
+        if self.target is not None and self.target <= 0:
+            raise ConfigError(f"target must be above 0, got {self.target}")
+
+    def beta_at(self, step: int) -> float:
+        """Return the weight of the KL term at a step."""
+        return self.beta * min(1.0, (step + 1) / self.warm_up) if self.warm_up else self.beta
 
 
 @dataclass(frozen=True)
@@ -64,6 +216,7 @@ class CardText:
     licence: str
     citation: str
     intended_use: str
+    slice_plane: str | None = None
 
 
 @dataclass(frozen=True)
@@ -73,38 +226,96 @@ class TrainingConfig:
     Attributes:
         name: name of the model.
         seed: seed of initial weights and of every training pair.
-        label_maps: files below the data folder.
-        network: hyper-parameters of the network.
+        network: hyper-parameters, and `type` as in model cards ("mrf-unet" if left out). An
+            MRF-UNet with mrf = false is a U-Net on its own.
         stages: one after the other.
         card: texts of the model card.
-        validation: real scans scored every `validate_every` steps.
+        label_maps: files below the data folder, from which images are synthesised.
+        raters: real images with masks of several raters; either these or label maps.
+        classes: as in model cards; the tissues of the brain if left out.
+        validation: scored every `validate_every` steps; for label maps.
+        precision: "bf16-mixed" or "32-true".
+        dice_weight: weight of the soft Dice loss beside the negative log-likelihood.
+        elbo: of a Probabilistic U-Net.
+        weight_decay: L2 penalty of Adam.
         ema: decay of the moving average of weights that validation and the result use.
         gradient_norm: largest norm of the gradient.
         save_every: steps between saved states.
         validate_every: steps between validations.
+        patience: validations without a better one after which the run ends; None for no such end.
     """
 
     name: str
     seed: int
-    label_maps: tuple[str, ...]
-    network: MRFUNetConfig
+    network: MRFUNetConfig | ProbabilisticUNetConfig
     stages: tuple[Stage, ...]
     card: CardText
-    validation: tuple[ValidationScan, ...] = ()
+    label_maps: tuple[str, ...] = ()
+    raters: RaterData | None = None
+    classes: tuple[dict[str, Any], ...] = ()
+    validation: tuple[ValidationCase, ...] = ()
+    precision: str = "bf16-mixed"
+    dice_weight: float = 0.0
+    elbo: ElboConfig = field(default_factory=ElboConfig)
+    weight_decay: float = 0.0
     ema: float = 0.998
     gradient_norm: float = 1.0
     save_every: int = 100
     validate_every: int = 500
+    patience: int | None = None
 
     def __post_init__(self) -> None:
-        if not self.label_maps:
-            raise ConfigError("label_maps: at least one file is needed")
+        if not self.label_maps and self.raters is None:
+            raise ConfigError("label_maps: at least one file is needed (or give a table raters)")
+        if self.label_maps and self.raters is not None:
+            raise ConfigError("raters: give either these or label_maps")
         if not self.stages:
             raise ConfigError("stages: at least one is needed")
+        if self.precision not in PRECISIONS:
+            raise ConfigError(
+                f"precision: must be one of {', '.join(PRECISIONS)}, got {self.precision!r}"
+            )
+        for name in ("save_every", "validate_every", "patience"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"{name}: must be at least 1, got {value}")
+        if not 0 <= self.ema < 1:
+            raise ConfigError(f"ema: must lie in 0..1, 1 excluded, got {self.ema}")
+        if self.gradient_norm <= 0:
+            raise ConfigError(f"gradient_norm: must be above 0, got {self.gradient_norm}")
+        self._check_stages()
+        self._check_validation()
+
+    def _check_stages(self) -> None:
+        if self.label_maps and self.network.dim != 3:
+            raise ConfigError("network.dim: images are synthesised from label maps in 3D only")
+        for number, stage in enumerate(self.stages):
+            if len(stage.shape) != self.network.dim:
+                raise ConfigError(
+                    f"stages[{number}].shape: expected {self.network.dim} sides as the network "
+                    f"has dimensions, got {len(stage.shape)}"
+                )
+            if self.label_maps and stage.voxel_size is None:
+                raise ConfigError(f"stages[{number}].voxel_size: missing")
+
+    def _check_validation(self) -> None:
+        if self.raters is not None and self.validation:
+            raise ConfigError("validation: name cases in raters.validation instead")
+        if self.label_maps and self.classes and self.validation:
+            raise ConfigError("classes: references are of the tissues of the brain; leave it out")
+        titles = [case.title for case in self.validation]
+        for number, title in enumerate(titles):
+            if title in titles[:number]:
+                raise ConfigError(f"validation[{number}]: {title} is there twice; give it a name")
+            if self.validation[number].label_map in self.label_maps:
+                raise ConfigError(f"validation[{number}].label_map: {title} is trained on")
 
     def to_dict(self) -> dict:
         """Return the configuration as JSON types, for the model card."""
-        return json.loads(json.dumps(asdict(self)))
+        table = json.loads(json.dumps(asdict(self)))
+        kind = next(a.type for a in ARCHITECTURES if type(self.network) is a.config)
+        table["network"] = {"type": kind, **table["network"]}
+        return table
 
     @property
     def steps(self) -> int:
@@ -143,7 +354,15 @@ def _build(kind: typing.Any, value: typing.Any, where: str) -> typing.Any:
         return _build_dataclass(kind, value, where)
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin in (types.UnionType, typing.Union):
+        if all(map(is_dataclass, arguments)):
+            return _build_network(value, where)
         return None if value is None else _build(arguments[0], value, where)
+    if origin is dict:
+        if not isinstance(value, dict):
+            raise ConfigError(f"{where}: expected a table, got {value!r}")
+        return {k: _build(arguments[1], v, f"{where}.{k}") for k, v in value.items()}
+    if kind is typing.Any:
+        return value
     if origin is tuple:
         if not isinstance(value, list):
             raise ConfigError(f"{where}: expected a list, got {value!r}")
@@ -155,6 +374,18 @@ def _build(kind: typing.Any, value: typing.Any, where: str) -> typing.Any:
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise ConfigError(f"{where}: expected {kind.__name__}, got {value!r}")
     return value
+
+
+def _build_network(table: typing.Any, where: str) -> typing.Any:
+    """Build the hyper-parameters of the kind of network that the table's `type` names."""
+    kinds = {a.type: a.config for a in ARCHITECTURES}
+    if not isinstance(table, dict):
+        raise ConfigError(f"{where}: expected a table, got {table!r}")
+    name = table.get("type", ARCHITECTURES[0].type)
+    if name not in kinds:
+        raise ConfigError(f"{where}.type: expected one of {', '.join(kinds)}, got {name!r}")
+    entries = {key: value for key, value in table.items() if key != "type"}
+    return _build_dataclass(kinds[name], entries, where)
 
 
 def _build_dataclass(kind: type, table: typing.Any, where: str) -> typing.Any:
@@ -172,7 +403,7 @@ def _build_dataclass(kind: type, table: typing.Any, where: str) -> typing.Any:
     values = {key: _build(hints[key], value, prefix + key) for key, value in table.items()}
     try:
         return kind(**values)
-    except ConfigError:
-        raise
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}" if where else str(error)) from error
     except ValueError as error:
         raise ConfigError(f"{where or kind.__name__}: {error}") from error

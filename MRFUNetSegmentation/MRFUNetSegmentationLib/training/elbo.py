@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.distributions import kl_divergence
+from torch.distributions import Independent, Normal, kl_divergence
 from torch.nn import functional
 
 from ..networks import ProbabilisticUNet
@@ -47,23 +47,45 @@ def elbo_terms(
         labels: (B, *spatial), integers 0 .. K - 1, by one rater for each image.
         epsilon: (B, latent), the posterior's sample in units of its standard deviation; drawn
             from torch's default generator if None.
+
+    With an MRF the reconstruction is that of the responsibilities after the mean field.
     """
-    prior, posterior = network.prior(image), network.posterior(image, labels)
+    prior, posterior = _exact(network.prior(image)), _exact(network.posterior(image, labels))
     if epsilon is None:
         epsilon = torch.randn_like(posterior.mean)
     # The reparametrisation: gradients reach the posterior through mean and deviation.
     z = posterior.mean + posterior.stddev * epsilon
     logits = network.decode(network.project(network.features(image)), z)
-    if network.config.classes == 1:
-        entropy = functional.binary_cross_entropy_with_logits(
-            logits[:, 0], labels.to(logits), reduction="none"
-        )
+    if network.mrf is None:
+        log_posterior = network.log_likelihood(_exact(logits))
     else:
-        entropy = functional.cross_entropy(logits, labels.long(), reduction="none")
+        log_posterior = _exact(network.log_posterior(logits))
+    entropy = functional.nll_loss(log_posterior, labels.long(), reduction="none")
     return ElboTerms(
         reconstruction=entropy.flatten(1).sum(1).mean(),
         kl=kl_divergence(posterior, prior).mean(),
     )
+
+
+def kl_by_dimension(network: ProbabilisticUNet, image: Tensor, labels: Tensor) -> Tensor:
+    """Return KL(q || p) of each latent dimension, (latent,) nats, mean over the batch.
+
+    Dimensions near 0 are not used: where all are, the latent space has collapsed.
+
+    Args:
+        network: the network.
+        image: (B, C, *spatial).
+        labels: (B, *spatial).
+    """
+    prior, posterior = _exact(network.prior(image)), _exact(network.posterior(image, labels))
+    return kl_divergence(posterior.base_dist, prior.base_dist).mean(0)
+
+
+def _exact(value: Tensor | Independent) -> Tensor | Independent:
+    """Return bfloat16 numbers, or a Gaussian of such, as float32: sums need its precision."""
+    if isinstance(value, Independent):
+        return Independent(Normal(_exact(value.mean), _exact(value.stddev), validate_args=False), 1)
+    return value.float() if value.dtype == torch.bfloat16 else value
 
 
 class Geco:
@@ -99,10 +121,16 @@ class Geco:
         self.multiplier = 1.0
         self.violation: float | None = None
 
-    def loss(self, terms: ElboTerms) -> Tensor:
-        """Return the Lagrangian, to be minimised, and take a step of the multiplier."""
+    def loss(self, terms: ElboTerms, observed: float | None = None) -> Tensor:
+        """Return the Lagrangian, to be minimised, and take a step of the multiplier.
+
+        Args:
+            terms: of this process's images.
+            observed: the reconstruction term averaged over all processes, so that their
+                multipliers stay the same; None where there is one process.
+        """
         constraint = terms.reconstruction - self.target
-        now = float(constraint.detach())
+        now = float(constraint.detach()) if observed is None else observed - self.target
         average = now if self.violation is None else self.violation
         self.violation = self.decay * average + (1 - self.decay) * now
         # The value of the moving average with the gradient of this step.

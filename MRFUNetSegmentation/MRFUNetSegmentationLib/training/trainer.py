@@ -1,129 +1,199 @@
-"""Training of an MRF-UNet on synthesised pairs, resumable to the step."""
+"""The loop of a training run, resumable to the step."""
 
 from __future__ import annotations
 
-import csv
 import math
 import os
+import pickle
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from lightning.fabric import Fabric
+from torch import Generator, Tensor, nn
 
-from ..checkpoints.load import save_checkpoint
+from ..checkpoints.architectures import describe
+from ..checkpoints.load import Checkpoint, build_network, save_checkpoint
 from ..errors import MRFUNetError
-from ..networks import MRFUNet
 from .card import trained_card
-from .config import Stage, TrainingConfig
-from .labels import LabelMap
-from .synthesis import synthesise
+from .config import ConfigError, Stage, TrainingConfig
+from .objectives import objective
+from .run_log import RunLog
+from .sources import Source
+from .validation import Validation
 
 STATE_FILE = "state.pt"
-LOG_FILE = "log.csv"
+_LOG_EVERY = 20  # steps
+# Hyper-parameters that no weight depends on: a run may go on with others.
+_FREE = {"iterations", "training_iterations"}
+# Odd, and spread over 32 bits: all that a generator on the CPU takes of its seed.
+_DRAW_STRIDE = 2_654_435_761
 
 
 class Trainer:
     """Optimises a network in one folder; starting again there goes on where it stopped.
 
-    Every step draws its pair and its number of iterations from a seed that depends only on the
-    configuration's seed and the step, so an interrupted run gives what an uninterrupted one does.
+    The draws of a step follow from the configuration's seed, the step and the number of the draw
+    in it alone, so an interrupted run gives what an uninterrupted one does: bit for bit where
+    torch's operations are deterministic, as on the CPU. With several processes every one has
+    draws of its own, and two processes with batches of 1 see what one with batches of 2 sees.
 
     Args:
         config: the run.
-        label_maps: anatomies.
-        folder: receives the state, the log and the best network.
-        device: where network and optimiser live.
-        validate: scores a network on real scans, by scan; None for no validation.
+        source: draws training pairs.
+        folder: receives the state, the logs and the best network.
+        fabric: devices and processes, launched.
+        validation: scores the average of the weights; None to keep the last average.
+        start_from: initial weights for a folder that holds no state yet.
+
+    Raises:
+        ConfigError: if the configuration makes no valid card or network.
+        MRFUNetError: if the folder's state or `start_from` is of another network.
     """
 
     def __init__(
         self,
         config: TrainingConfig,
-        label_maps: list[LabelMap],
+        source: Source,
         folder: Path,
-        device: torch.device,
-        validate: Callable[[MRFUNet], dict[str, float]] | None = None,
+        fabric: Fabric,
+        validation: Validation | None = None,
+        start_from: Checkpoint | None = None,
     ) -> None:
         self.config = config
-        self.label_maps = label_maps
+        self.source = source
         self.folder = folder
-        self.device = device
-        self.validate = validate
+        self.fabric = fabric
+        self.device = fabric.device
+        self.validation = validation
         torch.manual_seed(config.seed)
-        self.network = _on(MRFUNet(config.network), device)
-        self.average = _on(MRFUNet(config.network), device).eval()
+        self.network = _built(config)
+        self.average = _built(config).eval().to(self.device)
         self.average.load_state_dict(self.network.state_dict())
-        self.optimiser = torch.optim.Adam(self.network.parameters())
+        self.objective = objective(self.network, config)
+        self._parallel, self.optimiser = fabric.setup(
+            self.objective,
+            torch.optim.Adam(self.network.parameters(), weight_decay=config.weight_decay),
+        )
         self.step = 0
         self.best = -math.inf
-        self._resume()
+        self.stale = 0  # validations since the best
+        folder.mkdir(parents=True, exist_ok=True)
+        if (folder / STATE_FILE).exists():
+            self._resume(folder / STATE_FILE)
+        elif start_from is not None:
+            self._take_weights(start_from)
 
     @property
     def checkpoint_file(self) -> Path:
         """Checkpoint of the network that validated best."""
         return self.folder / f"{self.config.name}.safetensors"
 
+    @property
+    def complete(self) -> bool:
+        """Whether the run is over, by its number of steps or for want of a better validation."""
+        patience = self.config.patience
+        out_of_patience = patience is not None and self.stale >= patience
+        return self.step >= self.config.steps or out_of_patience
+
     def run(self, seconds: float = math.inf, report: Callable[[str], None] = print) -> bool:
-        """Train until the last step or for about `seconds`; return whether the run is complete."""
-        start, first = time.monotonic(), self.step
-        losses: list[float] = []
-        while self.step < self.config.steps and time.monotonic() - start < seconds:
-            losses.append(self._train_step())
+        """Train to the end, or for about `seconds` and at least a step; return whether it is over.
+
+        Raises:
+            MRFUNetError: if loss or gradient are not finite; the last saved state is kept.
+        """
+        first = self.fabric.is_global_zero
+        log = RunLog(self.folder, self.step) if first else None
+        report = report if first else lambda line: None
+        meter = _Meter()
+        start, over = time.monotonic(), False
+        while not self.complete and not over:
+            meter.add(*self._train_step())
             self.step += 1
-            if self.step % 20 == 0:
-                pace = (time.monotonic() - start) / (self.step - first)
-                self._log(sum(losses) / len(losses), pace)
-                report(f"step {self.step}  loss {sum(losses) / len(losses):.4f}  {pace:.2f} s/step")
-                losses.clear()
+            if log and self.step % _LOG_EVERY == 0:
+                report(self._logged(log, meter))
+                meter = _Meter()
+            last = self.step == self.config.steps
+            if last or self.step % self.config.validate_every == 0:
+                self._validate(log, report)
+                meter.begin()
+            # After the validation: a state of this step must know what it found.
             if self.step % self.config.save_every == 0:
                 self._save()
-            last = self.step == self.config.steps
-            if self.validate and (last or self.step % self.config.validate_every == 0):
-                self._validate(report)
+            if seconds < math.inf:  # the first process's clock counts for all
+                over = self.fabric.broadcast(time.monotonic() - start >= seconds)
         self._save()
-        return self.step >= self.config.steps
+        if log:
+            log.close()
+        return self.complete
 
-    def _train_step(self) -> float:
+    def _train_step(self) -> tuple[dict[str, float], float, int]:
+        """Take a step; return the terms of its loss, the seconds of drawing, and the images."""
         stage, progress = self.config.stage_at(self.step)
-        image, tissue = self._pair(stage)
         for group in self.optimiser.param_groups:
-            group["lr"] = _learning_rate(stage, progress)
+            group["lr"] = stage.learning_rate_at(progress)
         self.network.train()
-        self.network.config = replace(
-            self.config.network, training_iterations=stage.training_iterations
-        )
-
-        with torch.autocast(self.device.type, dtype=torch.bfloat16):
-            log_posterior = self.network.log_posterior(self.network.logits(image))
-        loss = functional.nll_loss(log_posterior.float(), tissue)
-        if not torch.isfinite(loss):
-            raise MRFUNetError(
-                f"The loss is not finite at step {self.step}. The state before it is kept; lower "
-                "the learning rate, or look at what is synthesised."
+        if stage.training_iterations is not None:
+            self.network.config = replace(
+                self.config.network, training_iterations=stage.training_iterations
             )
+
         self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.network.parameters(), self.config.gradient_norm)
+        total: dict[str, Tensor] = {}
+        drawing = 0.0
+        voxels = math.prod(stage.shape)
+        for batch in range(stage.accumulate):
+            images, labels, seconds = self._batch(stage, batch)
+            drawing += seconds
+            waits = batch < stage.accumulate - 1
+            with self.fabric.no_backward_sync(self._parallel, enabled=waits):
+                terms = self._parallel(images, labels)
+                observed = self._observed(terms)
+                loss = self.objective.loss(terms, observed, self.step, voxels)
+                self.fabric.backward(loss / stage.accumulate)
+            for name, value in {"loss": loss.detach(), **observed}.items():
+                total[name] = total.get(name, 0) + value / stage.accumulate
+        norm = self.fabric.clip_gradients(
+            self._parallel,
+            self.optimiser,
+            max_norm=self.config.gradient_norm,
+            error_if_nonfinite=False,
+        )
+        if not torch.isfinite(total["loss"] + norm):
+            raise MRFUNetError(
+                f"Loss or gradient are not finite at step {self.step}. The last saved state is "
+                "kept; lower the learning rate, or look at what is drawn."
+            )
         self.optimiser.step()
         self._update_average()
-        return loss.item()
+        images = stage.accumulate * stage.batch_size * self.fabric.world_size
+        return {name: float(value) for name, value in total.items()}, drawing, images
 
-    def _pair(self, stage: Stage) -> tuple[Tensor, Tensor]:
-        seed = self.config.seed * 1_000_003 + self.step
-        rng = torch.Generator().manual_seed(seed)
-        torch.manual_seed(seed)  # the network's draw of iterations
-        chosen = int(torch.randint(len(self.label_maps), (), generator=rng))
-        low, high = stage.voxel_size
-        spacing = low + (high - low) * torch.rand((), generator=rng).item()
-        image, tissue = synthesise(
-            self.label_maps[chosen], stage.synthesis, stage.shape, spacing, rng
-        )
-        image = image[None, None].to(self.device, memory_format=torch.channels_last_3d)
-        return image, tissue[None].to(self.device)
+    def _batch(self, stage: Stage, number: int) -> tuple[Tensor, Tensor, float]:
+        """Draw this process's batch of a step; return images, labels and the seconds it took."""
+        start = time.perf_counter()
+        first = (number * self.fabric.world_size + self.fabric.global_rank) * stage.batch_size
+        pairs = []
+        for draw in range(first, first + stage.batch_size):
+            rng = Generator(self.device).manual_seed(self._seed(draw))
+            pairs.append(self.source.draw(stage, rng))
+        images, labels = (torch.stack(tensors) for tensors in zip(*pairs, strict=True))
+        # What the network itself draws: iterations of the mean field, latents.
+        torch.manual_seed(self._seed(first))
+        images = images.to(self.device, memory_format=_layout(self.config))
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)  # or the time would count as the network's
+        return images, labels, time.perf_counter() - start
+
+    def _seed(self, draw: int) -> int:
+        return self.config.seed * 1_000_003 + self.step + draw * _DRAW_STRIDE
+
+    def _observed(self, terms: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return terms averaged over all processes, without gradients."""
+        terms = {name: value.detach() for name, value in terms.items()}
+        return self.fabric.all_reduce(terms, reduce_op="mean")
 
     @torch.no_grad()
     def _update_average(self) -> None:
@@ -137,60 +207,151 @@ class Trainer:
             else:
                 mean.copy_(value)
 
-    def _validate(self, report: Callable[[str], None]) -> None:
-        scores = self.validate(self.average)
-        mean = sum(scores.values()) / len(scores)
-        report(f"step {self.step}  validation {mean:.4f}  {scores}")
-        if mean > self.best:
-            self.best = mean
-            save_checkpoint(
-                self.checkpoint_file, self.average, trained_card(self.config, self.step, scores)
-            )
-
-    def _log(self, loss: float, pace: float) -> None:
-        path = self.folder / LOG_FILE
-        new = not path.exists()
-        with path.open("a", newline="") as file:
-            writer = csv.writer(file)
-            if new:
-                writer.writerow(["step", "loss", "seconds_per_step"])
-            writer.writerow([self.step, f"{loss:.6f}", f"{pace:.3f}"])
-
-    def _save(self) -> None:
-        self._write(
-            STATE_FILE,
-            {
-                "step": self.step,
-                "best": self.best,
-                "network": self.network.state_dict(),
-                "average": self.average.state_dict(),
-                "optimiser": self.optimiser.state_dict(),
-            },
+    def _logged(self, log: RunLog, meter: _Meter) -> str:
+        """Log what was measured since the last time; return a line about it."""
+        stage, progress = self.config.stage_at(self.step - 1)
+        terms = meter.terms()
+        values = {
+            "loss": terms.pop("loss"),
+            "seconds_per_step": meter.seconds / meter.steps,
+            "samples_per_second": meter.images / meter.seconds,
+            "share_of_drawing": meter.drawing / meter.seconds,
+            "learning_rate": stage.learning_rate_at(progress),
+        }
+        log.training(self.step, values, terms)
+        return (
+            f"step {self.step}  loss {values['loss']:.4f}  "
+            f"{values['seconds_per_step']:.2f} s/step  "
+            f"{values['samples_per_second']:.2f} samples/s  "
+            f"{values['share_of_drawing']:.0%} of the time drawing pairs"
         )
 
-    def _write(self, name: str, content: dict) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        partial = self.folder / f"{name}.partial"
-        torch.save(content, partial)
-        os.replace(partial, self.folder / name)
+    def _validate(self, log: RunLog | None, report: Callable[[str], None]) -> None:
+        """Score the average and keep it if it is the best; the first process does it for all."""
+        if self.fabric.is_global_zero:
+            if self.validation is None:
+                metrics, better = {}, True  # the last one is kept
+            else:
+                scores = self.validation(self.average)
+                metrics, better = scores.metrics, scores.selection > self.best
+                report(f"step {self.step}  validation {scores.selection:.4f}  {metrics}")
+                log.validation(self.step, scores.selection, metrics, scores.picture)
+                self.best = max(self.best, scores.selection)
+            self.stale = 0 if better else self.stale + 1
+            if better:
+                card = trained_card(self.config, self.step, metrics)
+                save_checkpoint(self.checkpoint_file, self.average, card)
+        self.best, self.stale = self.fabric.broadcast((self.best, self.stale))
 
-    def _resume(self) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / STATE_FILE
-        if not path.exists():
+    def _save(self) -> None:
+        if not self.fabric.is_global_zero:
             return
-        state = torch.load(path, map_location=self.device, weights_only=True)
-        self.network.load_state_dict(state["network"])
-        self.average.load_state_dict(state["average"])
-        self.optimiser.load_state_dict(state["optimiser"])
-        self.step, self.best = state["step"], state["best"]
+        state = {
+            "step": self.step,
+            "best": self.best,
+            "stale": self.stale,
+            "architecture": describe(self.network),
+            "network": self.network.state_dict(),
+            "average": self.average.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "objective": self.objective.balance_state(),
+        }
+        partial = self.folder / f"{STATE_FILE}.partial"
+        torch.save(state, partial)
+        os.replace(partial, self.folder / STATE_FILE)
+
+    def _resume(self, path: Path) -> None:
+        try:
+            state = torch.load(path, map_location=self.device, weights_only=True)
+            stored = state.get("architecture", {})
+            network, average, optimiser = (
+                state[key] for key in ("network", "average", "optimiser")
+            )
+            self.step, self.best = state["step"], state["best"]
+        except (OSError, EOFError, KeyError, RuntimeError, pickle.UnpicklingError) as error:
+            raise MRFUNetError(
+                f"{path}: the state of the run cannot be read ({type(error).__name__}). Remove the "
+                "file to begin anew, or choose another folder."
+            ) from error
+        difference = _difference(stored, describe(self.network))
+        if not difference:
+            difference = _difference_of_weights(network, self.network.state_dict())
+        if difference:
+            raise MRFUNetError(
+                f"{path}: the run in this folder is of another network ({difference}). Choose "
+                "another folder, or restore the configuration; nothing was changed."
+            )
+        self.network.load_state_dict(network)
+        self.average.load_state_dict(average)
+        self.optimiser.load_state_dict(optimiser)
+        self.objective.load_balance_state(state.get("objective", {}))
+        self.stale = state.get("stale", 0)
+
+    def _take_weights(self, checkpoint: Checkpoint) -> None:
+        difference = _difference(describe(checkpoint.network), describe(self.network))
+        if difference:
+            raise MRFUNetError(
+                f"{checkpoint.path}: the checkpoint is of another network than the configuration's "
+                f"({difference}). Choose another checkpoint, or correct the configuration."
+            )
+        for network in (self.network, self.average):
+            network.load_state_dict(checkpoint.network.state_dict())
 
 
-def _on(network: MRFUNet, device: torch.device) -> MRFUNet:
+class _Meter:
+    """Sums over steps."""
+
+    def __init__(self) -> None:
+        self.steps, self.images, self.drawing, self.seconds = 0, 0, 0.0, 0.0
+        self._sums: dict[str, float] = {}
+        self.begin()
+
+    def begin(self) -> None:
+        """Let the next step's time begin now."""
+        self._time = time.perf_counter()
+
+    def add(self, terms: dict[str, float], drawing: float, images: int) -> None:
+        """Count a step that has just ended."""
+        for name, value in terms.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value
+        self.steps += 1
+        self.images += images
+        self.drawing += drawing
+        self.seconds += time.perf_counter() - self._time
+        self.begin()
+
+    def terms(self) -> dict[str, float]:
+        """Return the mean of each term."""
+        return {name: total / self.steps for name, total in self._sums.items()}
+
+
+def _built(config: TrainingConfig) -> nn.Module:
+    """Build the network by the model card that it will have, so that a bad card shows at once."""
+    try:
+        network = build_network(trained_card(config, 0, {}))
+    except MRFUNetError as error:
+        raise ConfigError(f"the configuration makes no valid model: {error}") from error
+    return network.to(memory_format=_layout(config))
+
+
+def _layout(config: TrainingConfig) -> torch.memory_format:
     # Channels last makes a training step on the CPU two to four times faster.
-    return network.to(device, memory_format=torch.channels_last_3d)
+    return torch.channels_last if config.network.dim == 2 else torch.channels_last_3d
 
 
-def _learning_rate(stage: Stage, progress: float) -> float:
-    first, last = stage.learning_rate
-    return last + (first - last) * 0.5 * (1 + math.cos(math.pi * progress))
+def _difference(theirs: dict, ours: dict) -> str:
+    """Return in which hyper-parameters two networks differ; empty if in none that matters."""
+    return "; ".join(
+        f"{name} is {theirs[name]} there and {ours[name]} here"
+        for name in ours
+        if name in theirs and name not in _FREE and theirs[name] != ours[name]
+    )
+
+
+def _difference_of_weights(theirs: dict[str, Tensor], ours: dict[str, Tensor]) -> str:
+    """Return the first weight that differs in name or shape, for states that name no network."""
+    for name in sorted(theirs.keys() | ours.keys()):
+        shapes = [tuple(w[name].shape) if name in w else None for w in (theirs, ours)]
+        if shapes[0] != shapes[1]:
+            return f"{name} has shape {shapes[0]} there and {shapes[1]} here"
+    return ""

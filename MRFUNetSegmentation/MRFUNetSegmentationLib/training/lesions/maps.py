@@ -76,7 +76,7 @@ def _read_lesion_map(path: Path) -> LesionMap:
     grid = ModelGrid.of(geometry, (1, 1, 1))
     spacing = tuple(geometry.spacing[a] for a in grid.axes)
     counts = np.bincount(sitk.GetArrayViewFromImage(components).ravel(), minlength=number + 1)
-    # Zero is at the centres of the outermost voxels inside; the border runs half a voxel further out.
+    # Zero is at the centres of the outermost voxels inside; the border is half a voxel further out.
     half = min(spacing) / 2
     values = np.clip(sitk.GetArrayFromImage(distance) + half, -_FAR, _FAR).astype(np.float16)
     return LesionMap(

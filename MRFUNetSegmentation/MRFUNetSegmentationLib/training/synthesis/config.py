@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
+from .contrasts import CONTRASTS
+
 
 @dataclass(frozen=True)
 class SynthesisConfig:
@@ -19,6 +21,8 @@ class SynthesisConfig:
             the images lie twice as far off, so that necks and faces are seen.
         known_contrast: probability of a contrast that is met often, see `contrast.CONTRASTS`.
         t1_share: share of T1 (a quarter of it with contrast agent) among these.
+        contrast: name of the one contrast of all images, as "FLAIR"; empty for those drawn as
+            `known_contrast` and `t1_share` say.
         texture: largest relative amplitude of the texture inside a tissue.
         mixed_borders: largest share, relative to the blurred neighbour, of grey matter in the
             outermost white matter and of fluid in the outermost grey matter.
@@ -43,6 +47,7 @@ class SynthesisConfig:
     centre_spread: float = 14.0
     known_contrast: float = 0.7
     t1_share: float = 0.55
+    contrast: str = ""
     texture: float = 0.08
     mixed_borders: float = 1.4
     lesions: float = 0.3
@@ -63,8 +68,14 @@ class SynthesisConfig:
         ).split()
         for entry in fields(self):
             value = getattr(self, entry.name)
+            if entry.name == "contrast":
+                continue
             if value < 0 or (entry.name in probabilities and value > 1):
                 raise ValueError(
                     f"{entry.name} is {value}: it must not be negative"
                     + (", nor above 1" if entry.name in probabilities else "")
                 )
+        if self.contrast and self.contrast not in CONTRASTS:
+            raise ValueError(
+                f"contrast is {self.contrast!r}: it must be one of {', '.join(CONTRASTS)}"
+            )

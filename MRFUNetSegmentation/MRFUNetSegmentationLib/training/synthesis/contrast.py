@@ -2,33 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
 from ..labels import CSF, GREY_MATTER, OTHER, VENTRICLES, WHITE_MATTER, LabelMap
 from .config import SynthesisConfig
+from .contrasts import CONTRASTS, Contrast
 from .draw import Draw, gaussian_blur
 
-
-@dataclass(frozen=True)
-class Contrast:
-    """Mean intensities on a scale of 0..1."""
-
-    grey: float
-    white: float
-    fluid: float
-    lesion: float
-
-
-# Cortex, white matter, fluid, and lesions of the white matter, in the contrasts that are met most.
-CONTRASTS = {
-    "T1": Contrast(grey=0.50, white=0.80, fluid=0.16, lesion=0.55),
-    "T2": Contrast(grey=0.55, white=0.38, fluid=0.92, lesion=0.72),
-    "FLAIR": Contrast(grey=0.64, white=0.52, fluid=0.14, lesion=0.92),
-    "PD": Contrast(grey=0.80, white=0.62, fluid=0.85, lesion=0.92),
-}
 # Standard deviation of each mean from one scanner and protocol to the next.
 _SPREAD = 0.06
 # Myelin and iron: how far each structure, by one of its labels, is from the cortex (0) to the
@@ -115,12 +96,15 @@ def with_mixed_borders(
 
 def _contrast(config: SynthesisConfig, draw: Draw) -> tuple[Contrast, float, bool, bool]:
     """Return a contrast, the spread of means about it, and whether it is a usual, enhanced one."""
-    if not draw.chance(config.known_contrast):
+    if config.contrast:
+        name = config.contrast
+    elif not draw.chance(config.known_contrast):
         return Contrast(*draw.uniforms(4).tolist()), draw.uniform(0, 0.12), False, False
-    if draw.chance(config.t1_share):
-        typical, enhanced = CONTRASTS["T1"], draw.chance(0.25)
+    elif draw.chance(config.t1_share):
+        name = "T1"
     else:
-        typical, enhanced = CONTRASTS[("T2", "FLAIR", "PD")[draw.integer(3)]], False
+        name = ("T2", "FLAIR", "PD")[draw.integer(3)]
+    typical, enhanced = CONTRASTS[name], name == "T1" and draw.chance(0.25)
     values = (typical.grey, typical.white, typical.fluid, typical.lesion)
     shifted = torch.tensor(values) + _SPREAD * draw.normals(4)
     # In some scans fluid is as dark as air, in others half as bright as the cortex.

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ...inference.grid import resize
 from ..labels import CSF, GREY_MATTER, VENTRICLES, WHITE_MATTER
-from .contrast import Contrast
+from .contrasts import Contrast
 from .draw import Draw, coarse_mask, gaussian_blur
 
 # Share of the white matter: from a few spots to a heavy load.

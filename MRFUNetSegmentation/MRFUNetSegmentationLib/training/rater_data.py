@@ -1,0 +1,185 @@
+"""Real images with the masks of several raters each, from a folder.
+
+    images/case1.nii.gz
+    images/case2.nii.gz
+    raters/case1/rater1.nii.gz
+    raters/case1/rater2.nii.gz
+    raters/case2/anything.nii.gz
+
+Every case has one image and, in a folder of the image's name, one label map for each of its raters:
+any number of them, under any name, on the image's grid, with the values of the configuration's
+classes. Files are volumes, or single slices (2D files, such as PNG and TIFF, count as axial ones),
+of any format that SimpleITK reads. A 2D network takes them slice by slice, as at inference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+from torch import Tensor
+
+from ..errors import InputError
+from ..inference.batches import slice_axis
+from ..inference.grid import ModelGrid
+from ..inference.normalise import percentile_normalise
+from ..inference.volume import Geometry
+from .card import NORMALISATION, ORIENTATION
+from .config import TrainingConfig
+
+# Largest difference of two files' positions in space that are meant to be the same, mm.
+_TOLERANCE = 0.01
+
+
+@dataclass(frozen=True)
+class RaterCase:
+    """An image on the network's grid, as the batch that the network takes, and its raters' labels.
+
+    Attributes:
+        name: the file's, without suffix.
+        images: (B, *spatial) float32, normalised as at inference: one volume, or its slices.
+        masks: (raters, B, *spatial) uint8.
+        spacing: voxel size along the spatial axes, mm.
+    """
+
+    name: str
+    images: Tensor
+    masks: Tensor
+    spacing: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class RaterCases:
+    """The cases of a run, those to train on apart from those to validate on."""
+
+    training: tuple[RaterCase, ...]
+    validation: tuple[RaterCase, ...]
+
+
+def read_rater_cases(config: TrainingConfig, data: Path) -> RaterCases:
+    """Read the cases of a configuration; those that it holds back are not opened.
+
+    Args:
+        config: a run whose `raters` are given.
+        data: folder below which they lie.
+
+    Raises:
+        InputError: naming the file or folder that does not fit, or the pattern that names no case.
+    """
+    raters = config.raters
+    images = _images(data / raters.images)
+    for pattern in (*raters.validation, *raters.held_back):
+        if not any(fnmatch(name, pattern) for name in images):
+            raise InputError(
+                f"{data / raters.images}: no image is called {pattern}. Correct the "
+                "configuration's raters.validation or raters.held_back: names are without suffix."
+            )
+    training, validation = [], []
+    for name, path in images.items():
+        if _named(name, raters.held_back):
+            continue
+        kind = validation if _named(name, raters.validation) else training
+        kind.append(_read_case(name, path, data / raters.masks / name, config))
+    if not training:
+        raise InputError(f"{data / raters.images}: no image is left to train on.")
+    return RaterCases(tuple(training), tuple(validation))
+
+
+def _named(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatch(name, pattern) for pattern in patterns)
+
+
+def _images(folder: Path) -> dict[str, Path]:
+    images: dict[str, Path] = {}
+    for path in _files(folder):
+        name = Path(path.name.removesuffix(".gz")).stem
+        if name in images:
+            raise InputError(
+                f"{folder}: {images[name].name} and {path.name} are both called {name}. "
+                "Rename or remove one."
+            )
+        images[name] = path
+    return images
+
+
+def _files(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder. Check --data and the configuration's raters.")
+    files = sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
+    if not files:
+        raise InputError(f"{folder}: the folder holds no files.")
+    return files
+
+
+def _read_case(name: str, path: Path, folder: Path, config: TrainingConfig) -> RaterCase:
+    image = _read(path)
+    values = sitk.GetArrayFromImage(image).astype(np.float32)
+    if not np.isfinite(values).all():
+        raise InputError(f"{path}: the image has values that are not finite. Correct the file.")
+    axis = config.card.slice_plane and slice_axis(config.card.slice_plane, ORIENTATION)
+    voxel_size = [None if a == axis else v for a, v in enumerate(config.card.voxel_size)]
+    grid = ModelGrid.of(Geometry.from_image(image), voxel_size, ORIENTATION)
+    options = {k: v for k, v in NORMALISATION.items() if k != "method"}
+    volume = percentile_normalise(grid.to_model(values), **options)
+    number = len(config.classes) or config.network.classes
+    masks = torch.stack([_labels(p, image, grid, number) for p in _files(folder)])
+
+    spacing = grid.spacing
+    if axis is None:
+        volume, masks = volume[None], masks[:, None]
+    else:
+        volume, masks = volume.movedim(axis, 0), masks.movedim(axis + 1, 1)
+        spacing = tuple(s for a, s in enumerate(spacing) if a != axis)
+    return RaterCase(name, volume.contiguous(), masks.contiguous(), spacing)
+
+
+def _labels(path: Path, image: sitk.Image, grid: ModelGrid, number: int) -> Tensor:
+    """Read a rater's labels and carry them to the network's grid, (R, A, S) uint8."""
+    mask = _read(path)
+    same = mask.GetSize() == image.GetSize() and all(
+        np.allclose(a, b, atol=_TOLERANCE)
+        for a, b in (
+            (mask.GetSpacing(), image.GetSpacing()),
+            (mask.GetOrigin(), image.GetOrigin()),
+            (mask.GetDirection(), image.GetDirection()),
+        )
+    )
+    if not same:
+        raise InputError(
+            f"{path}: the mask is not on its image's grid (size {mask.GetSize()} and "
+            f"{image.GetSize()}, or another place in space). Resample it to the image."
+        )
+    labels = sitk.GetArrayFromImage(mask)
+    found = np.unique(labels)
+    if not np.isin(found, range(number)).all():
+        raise InputError(
+            f"{path}: the mask has values {found[:5].tolist()}{' …' if len(found) > 5 else ''}, "
+            f"but the classes are 0 to {number - 1}. Correct the mask, or the configuration's "
+            "classes."
+        )
+    if grid.shape == grid.input_shape:
+        return grid.reorient(torch.from_numpy(labels.astype(np.uint8)))
+    shares = torch.stack([grid.to_model((labels == value).astype(np.float32)) for value in found])
+    return torch.from_numpy(found.astype(np.uint8))[shares.argmax(0)]
+
+
+def _read(path: Path) -> sitk.Image:
+    """Read a file as a volume of scalars; a 2D file is a volume of one slice."""
+    try:
+        image = sitk.ReadImage(str(path))
+    except RuntimeError as error:
+        raise InputError(f"{path}: the file cannot be read as an image.") from error
+    if image.GetNumberOfComponentsPerPixel() != 1:
+        raise InputError(f"{path}: the file is in colour. Make it greyscale.")
+    if image.GetDimension() == 2:
+        image = sitk.JoinSeries(image)
+    if image.GetDimension() == 4 and image.GetSize()[3] == 1:
+        image = image[:, :, :, 0]
+    if image.GetDimension() != 3:
+        raise InputError(f"{path}: the file has {image.GetDimension()} dimensions, not 2 or 3.")
+    return image

@@ -1,0 +1,94 @@
+"""Puts a run together from its configuration."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from lightning.fabric import Fabric
+from lightning.fabric.strategies import DDPStrategy
+
+from ..checkpoints.load import load_checkpoint
+from ..inference.devices import resolve_device
+from .config import TrainingConfig
+from .contact_sheet import write_contact_sheet
+from .labels import read_label_maps
+from .rater_data import read_rater_cases
+from .rater_validation import RaterValidation
+from .sources import RaterSource, Source, SynthesisSource
+from .trainer import STATE_FILE, Trainer
+from .validation import TissueValidation, Validation
+
+CONTACT_SHEET_FILE = "contact-sheet.png"
+
+
+def prepare(
+    config: TrainingConfig,
+    data: Path,
+    folder: Path,
+    device: str = "auto",
+    start_from: str | Path | None = None,
+) -> Trainer:
+    """Return the trainer of a run, ready to go on where the run stopped.
+
+    Args:
+        config: the run.
+        data: folder below which its files lie.
+        folder: of the run; also receives a picture of training pairs when the run begins.
+        device: as of `resolve_device`. Under `torchrun` every process takes one device of this
+            kind, and the gradients are averaged.
+        start_from: a bundled model or a checkpoint whose weights the run begins with.
+    """
+    fabric = launched_fabric(device)
+    checkpoint = None if start_from is None else load_checkpoint(start_from)
+    read = _label_map_data if config.label_maps else _rater_data
+    source, validation = read(config, data, folder, fabric)
+    return Trainer(config, source, folder, fabric, validation, checkpoint)
+
+
+def launched_fabric(device: str) -> Fabric:
+    """Return Fabric on a device; under `torchrun` with as many processes as that started."""
+    chosen = resolve_device(device)
+    processes = int(os.environ.get("WORLD_SIZE", 1))
+    if processes > 1:
+        here = int(os.environ["LOCAL_WORLD_SIZE"])
+        # Buffers are constants, or statistics that only the first process's copy is saved of.
+        strategy = DDPStrategy(broadcast_buffers=False)
+        fabric = Fabric(
+            accelerator=chosen.type, devices=here, num_nodes=processes // here, strategy=strategy
+        )
+    else:
+        devices = [chosen.index or 0] if chosen.type == "cuda" else 1
+        fabric = Fabric(accelerator=chosen.type, devices=devices)
+    fabric.launch()
+    return fabric
+
+
+def _label_map_data(
+    config: TrainingConfig, data: Path, folder: Path, fabric: Fabric
+) -> tuple[Source, Validation | None]:
+    cache = folder / "label-maps"
+    paths = [data / name for name in config.label_maps]
+    with fabric.rank_zero_first():  # it fills the cache for the others
+        label_maps = read_label_maps(paths, cache)
+    source = SynthesisSource(label_maps, fabric.device)
+    if fabric.is_global_zero and not (folder / STATE_FILE).exists():
+        write_contact_sheet(
+            folder / CONTACT_SHEET_FILE, source.label_maps, config.stages, config.seed
+        )
+    # The first process validates for all.
+    if not (config.validation and fabric.is_global_zero):
+        return source, None
+    return source, TissueValidation(config, data, str(fabric.device), cache)
+
+
+def _rater_data(
+    config: TrainingConfig, data: Path, folder: Path, fabric: Fabric
+) -> tuple[Source, Validation | None]:
+    cases = read_rater_cases(config, data)
+    source = RaterSource(cases.training, config.raters, fabric.device)
+    if not (cases.validation and fabric.is_global_zero):
+        return source, None
+    classes = len(config.classes) or config.network.classes
+    number = config.raters.validation_samples
+    return source, RaterValidation(cases.validation, number, classes, fabric.device)

@@ -1,0 +1,148 @@
+"""Where training pairs come from: synthesis from label maps, or real images and their raters."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Generator, Tensor
+from torch.nn import functional
+
+from .config import Augmentation, RaterData, Stage
+from .labels import LabelMap
+from .rater_data import RaterCase
+from .synthesis import synthesise
+from .synthesis.draw import Draw
+
+
+class Source(Protocol):
+    """Draws training pairs on its device."""
+
+    def draw(self, stage: Stage, rng: Generator) -> tuple[Tensor, Tensor]:
+        """Return an image (C, *shape), float32, and its labels (*shape), int64.
+
+        Args:
+            stage: what to draw.
+            rng: source of all randomness, on the device.
+        """
+        ...
+
+
+class SynthesisSource:
+    """Images synthesised from a random one of some label maps, at a random voxel size.
+
+    Args:
+        label_maps: anatomies.
+        device: where to synthesise: the network's, so that nothing has to be copied.
+    """
+
+    def __init__(self, label_maps: Sequence[LabelMap], device: torch.device) -> None:
+        self.label_maps = [label_map.to(device) for label_map in label_maps]
+
+    def draw(self, stage: Stage, rng: Generator) -> tuple[Tensor, Tensor]:
+        """Return a pair; see `Source`."""
+        chosen = int(torch.randint(len(self.label_maps), (), generator=rng, device=rng.device))
+        low, high = stage.voxel_size
+        share = torch.rand((), generator=rng, device=rng.device).item()
+        spacing = low + (high - low) * share
+        image, tissue = synthesise(
+            self.label_maps[chosen], stage.synthesis, stage.shape, spacing, rng
+        )
+        return image[None], tissue
+
+
+class RaterSource:
+    """Parts of real images, each with the labels of a random one of its raters.
+
+    Training on a random rater at each step is what teaches a Probabilistic U-Net the raters'
+    distribution (Kohl et al., NeurIPS 2018, section 3).
+
+    Args:
+        cases: the images.
+        options: how parts are chosen and changed.
+        device: where to draw.
+    """
+
+    def __init__(
+        self, cases: Sequence[RaterCase], options: RaterData, device: torch.device
+    ) -> None:
+        self.cases = cases
+        self.options = options
+        self.images = [case.images.to(device) for case in cases]
+        self.masks = [case.masks.to(device) for case in cases]
+        self.marked = [case.masks.any(0).nonzero() for case in cases]
+
+    def draw(self, stage: Stage, rng: Generator) -> tuple[Tensor, Tensor]:
+        """Return a pair; see `Source`."""
+        draw = Draw(rng)
+        number = draw.integer(len(self.cases))
+        images, masks = self.images[number], self.masks[number]
+        rater = draw.integer(len(masks))
+        index, centre = self._place(number, stage.shape, draw)
+        augmentation = self.options.augmentation
+        matrix = _random_matrix(augmentation, self.cases[number].spacing, draw)
+        grid = _sampling_grid(images.shape[1:], stage.shape, matrix, centre).to(images.device)
+        image = _sampled(images[index], grid, "bilinear")
+        labels = _sampled(masks[rater, index].float(), grid, "nearest")
+        return _with_intensities(image, augmentation, draw)[None], labels.long()
+
+    def _place(self, number: int, shape: tuple[int, ...], draw: Draw) -> tuple[int, list[float]]:
+        """Draw one of a case's images and the centre of the part in it."""
+        batch, *size = self.images[number].shape
+        marked = self.marked[number]
+        if len(marked) and draw.chance(self.options.foreground):
+            index, *centre = marked[draw.integer(len(marked))].tolist()
+            # What is marked need not be in the middle.
+            centre = [c + draw.uniform(-n / 4, n / 4) for c, n in zip(centre, shape, strict=True)]
+        else:
+            index = draw.integer(batch)
+            centre = [draw.uniform(0, n - 1) for n in size]
+        inside = []
+        for c, n, part in zip(centre, size, shape, strict=True):
+            middle, play = (n - 1) / 2, max(0, n - part) / 2
+            inside.append(min(max(c, middle - play), middle + play))
+        return index, inside
+
+
+def _random_matrix(augmentation: Augmentation, spacing: tuple[float, ...], draw: Draw) -> Tensor:
+    """Return the matrix (dim, dim) from voxels of the part to voxels of the image."""
+    dim = len(spacing)
+    scales = 1 + draw.uniforms(dim, -augmentation.scaling, augmentation.scaling)
+    for axis, probability in enumerate(augmentation.flip[:dim]):
+        if draw.chance(probability):
+            scales[axis] = -scales[axis]
+    matrix = torch.diag(scales)
+    for a in range(dim):
+        for b in range(a + 1, dim):
+            angle = math.radians(draw.uniform(-augmentation.rotation, augmentation.rotation))
+            turn = torch.eye(dim)
+            turn[a, a] = turn[b, b] = math.cos(angle)
+            turn[a, b], turn[b, a] = -math.sin(angle), math.sin(angle)
+            matrix = turn @ matrix
+    voxel = torch.tensor(spacing)
+    return matrix * voxel / voxel[:, None]  # it turns what is in mm
+
+
+def _sampling_grid(
+    size: Sequence[int], shape: Sequence[int], matrix: Tensor, centre: Sequence[float]
+) -> Tensor:
+    """Return where the voxels of a part lie in its image, (1, *shape, dim) for `grid_sample`."""
+    axes = [torch.arange(n, dtype=torch.float32) - (n - 1) / 2 for n in shape]
+    voxels = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
+    places = voxels @ matrix.T + torch.tensor(centre, dtype=torch.float32)
+    last = (torch.tensor(size, dtype=torch.float32) - 1).clamp_min(1)
+    return (2 * places / last - 1).flip(-1)[None]  # the last axis first
+
+
+def _sampled(image: Tensor, grid: Tensor, mode: str) -> Tensor:
+    """Return the values (*shape) of an image (*size) at a grid; 0 beyond its edge."""
+    sampled = functional.grid_sample(image[None, None], grid, mode=mode, align_corners=True)
+    return sampled[0, 0]
+
+
+def _with_intensities(image: Tensor, augmentation: Augmentation, draw: Draw) -> Tensor:
+    image = image.clamp(0, 1) ** math.exp(augmentation.gamma * draw.normal())
+    noise = draw.uniform(0, augmentation.noise)
+    return (image + noise * draw.noise(image.shape)).clamp(0, 1)

@@ -1,0 +1,347 @@
+"""Training from real images with the masks of several raters: files, draws, scores, a run."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+from MRFUNetSegmentationLib.checkpoints.load import load_checkpoint
+from MRFUNetSegmentationLib.cli.main import main
+from MRFUNetSegmentationLib.errors import InputError
+from MRFUNetSegmentationLib.inference.engine import Segmenter
+from MRFUNetSegmentationLib.inference.volume import Geometry, Volume
+from MRFUNetSegmentationLib.networks import MRFUNet, MRFUNetConfig
+from MRFUNetSegmentationLib.training import config as config_module
+from MRFUNetSegmentationLib.training.config import ConfigError, RaterData, Stage, load_config
+from MRFUNetSegmentationLib.training.rater_data import RaterCase, read_rater_cases
+from MRFUNetSegmentationLib.training.rater_validation import RaterValidation
+from MRFUNetSegmentationLib.training.run import prepare
+from MRFUNetSegmentationLib.training.sources import RaterSource
+from MRFUNetSegmentationLib.uncertainty.disagreement import generalised_energy_distance
+
+CONFIG = Path(config_module.__file__).with_name("configs") / "raters-2d.toml"
+
+SMALLER = (
+    ("patient03-*", "case0"),
+    ("filters = [16, 32, 64, 96]", "filters = [4, 8]\nconvolutions = 1"),
+    ("steps = 2000", "steps = 60"),
+    ("shape = [128, 128]", "shape = [24, 20]"),
+    ("validate_every = 200", "validate_every = 30"),
+    ("warm_up = 400", "warm_up = 10"),
+    ("learning_rate = [5e-4, 1e-5]", "learning_rate = [1e-2, 1e-3]"),
+    ("ema = 0.99", "ema = 0.9"),
+)
+STILL = {"flip": (), "rotation": 0.0, "scaling": 0.0, "gamma": 0.0, "noise": 0.0}
+LEFT_AXIAL = (-1, 0, 0, 0, 1, 0, 0, 0, 1)
+
+
+def config_file(folder: Path, *changes: tuple[str, str]) -> Path:
+    text = CONFIG.read_text()
+    for old, new in (*SMALLER, *changes):
+        assert old in text, old
+        text = text.replace(old, new)
+    path = folder / "raters-2d.toml"
+    path.write_text(text)
+    return path
+
+
+def disc(radius: float, centre=(15.0, 20.0), shape=(32, 36)) -> np.ndarray:
+    j, i = np.mgrid[: shape[0], : shape[1]]
+    return np.hypot(j - centre[0], i - centre[1]) < radius
+
+
+def write(path: Path, array: np.ndarray, direction=None) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = sitk.GetImageFromArray(array)
+    if direction:
+        image.SetDirection(direction)
+    sitk.WriteImage(image, str(path))
+
+
+@pytest.fixture
+def data(tmp_path) -> Path:
+    """Four slices of a blurred disc; a cautious and a generous rater."""
+    rng = np.random.default_rng(0)
+    for n in range(4):
+        centre = rng.uniform(12, 20, 2)
+        image = sum(disc(r, centre).astype(float) for r in np.linspace(3, 8, 9))
+        image += rng.normal(0, 0.3, image.shape)
+        write(tmp_path / "images" / f"case{n}.nii.gz", image.astype(np.float32))
+        for name, radius in (("cautious", 4), ("generous", 7)):
+            mask = disc(radius, centre).astype(np.uint8)
+            write(tmp_path / "raters" / f"case{n}" / f"{name}.nii.gz", mask)
+    return tmp_path
+
+
+def test_cases_are_split_by_name(data):
+    config = load_config(config_file(data, ("held_back = []", 'held_back = ["*3"]')))
+    cases = read_rater_cases(config, data)
+    assert [c.name for c in cases.training] == ["case1", "case2"]
+    (case,) = cases.validation
+    assert case.name == "case0"
+    # A slice, its axes to the right and to the front.
+    image = sitk.GetArrayFromImage(sitk.ReadImage(str(data / "images/case0.nii.gz")))
+    assert case.images.shape == (1, 36, 32)
+    assert case.masks.shape == (2, 1, 36, 32)
+    assert case.images.min() == 0
+    assert case.images.max() == 1
+    turned = np.flip(image.T)
+    assert np.corrcoef(case.images[0].numpy().ravel(), turned.ravel())[0, 1] > 0.99
+    assert case.masks.flatten(1).sum(1).tolist() == [
+        disc(4, _centre(0)).sum(),
+        disc(7, _centre(0)).sum(),
+    ]
+
+
+def _centre(number: int) -> np.ndarray:
+    rng = np.random.default_rng(0)
+    for n in range(number + 1):
+        centre = rng.uniform(12, 20, 2)
+        if n < number:
+            rng.normal(0, 0.3, (32, 36))
+    return centre
+
+
+def test_volumes_are_taken_slice_by_slice_as_at_inference(tmp_path):
+    """Anisotropic, flipped and to be resampled in the plane; the engine sees the same images."""
+    volume = np.random.default_rng(1).random((9, 16, 12)).astype(np.float32)
+    mask = np.zeros(volume.shape, np.uint8)
+    mask[4, 4:12, 2:6] = 1
+    for path, array in (("images/a.nrrd", volume), ("raters/a/r.nrrd", mask)):
+        write(tmp_path / path, array, LEFT_AXIAL)
+        image = sitk.ReadImage(str(tmp_path / path))
+        image.SetSpacing((2.0, 2.0, 5.0))
+        sitk.WriteImage(image, str(tmp_path / path))
+    config = load_config(config_file(tmp_path, ('validation = ["case0"]', "validation = []")))
+    (case,) = read_rater_cases(config, tmp_path).training
+    assert case.images.shape == (9, 24, 32)
+    assert case.spacing == (1.0, 1.0)
+    assert case.masks[0].flatten(1).sum(1).tolist() == [0, 0, 0, 0, 4 * 8 * 4, 0, 0, 0, 0]
+
+    trainer = prepare(config, tmp_path, tmp_path / "run", "cpu")
+    trainer._validate(None, print)
+    checkpoint = load_checkpoint(trainer.checkpoint_file)
+    seen = []
+    features = checkpoint.network.features
+    checkpoint.network.features = lambda x: (seen.append(x.clone()), features(x))[1]
+    geometry = Geometry((12, 16, 9), (2.0, 2.0, 5.0), direction=LEFT_AXIAL)
+    Segmenter(checkpoint, "cpu").segment(Volume(volume, geometry))
+    torch.testing.assert_close(torch.cat(seen)[:, 0], case.images, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda d: (d / "raters/case1/cautious.nii.gz").write_text("x"), "cannot be read as an im"),
+        (lambda d: write(d / "raters/case1/b.nii.gz", np.zeros((5, 5), np.uint8)), "not on its im"),
+        (lambda d: write(d / "raters/case1/b.nii.gz", disc(4) * np.uint8(7)), r"has values \[0, 7"),
+        (lambda d: write(d / "images/case9.nii.gz", disc(4) * 1.0), "raters/case9: no such folder"),
+        (lambda d: write(d / "images/case1.nrrd", disc(4) * 1.0), "are both called case1"),
+        (lambda d: write(d / "images/new.nrrd", np.where(disc(4), np.nan, 1)), "not finite"),
+        (
+            lambda d: config_file(d, ("held_back = []", 'held_back = ["x*"]')),
+            "no image is called x",
+        ),
+        (lambda d: config_file(d, ("held_back = []", 'held_back = ["*"]')), "no image is left"),
+        (
+            lambda d: config_file(d, ('masks = "raters"', 'masks = "no"')),
+            "no/case0: no such folder",
+        ),
+    ],
+)
+def test_defects_of_the_data_are_named(data, spoil, message):
+    config_file(data)
+    spoil(data)
+    with pytest.raises(InputError, match=message):
+        read_rater_cases(load_config(data / "raters-2d.toml"), data)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("flip = [0.5, 0.5]", "flip = [2.0]", "raters.augmentation: flip holds probabilities"),
+        ("foreground = 0.7", "foreground = 7", "raters: foreground must lie in"),
+        ("beta = 1.0", "beta = -1.0", "elbo: beta and warm_up"),
+        ("beta = 1.0", "target = 0", "elbo: target must be above 0"),
+        ("[raters]", 'label_maps = ["a"]\n[raters]', "card.label_maps: no such entry"),
+        ("[elbo]", '[[validation]]\nlabel_map = "a"\n[elbo]', "validation: name cases in raters"),
+    ],
+)
+def test_defects_of_the_configuration_are_named(tmp_path, old, new, message):
+    with pytest.raises(ConfigError, match=message):
+        load_config(config_file(tmp_path, (old, new)))
+
+
+def case_of(images: np.ndarray, *masks: np.ndarray) -> RaterCase:
+    return RaterCase(
+        "case",
+        torch.from_numpy(images.astype(np.float32)),
+        torch.from_numpy(np.stack(masks).astype(np.uint8)),
+        (1.0,) * (images.ndim - 1),
+    )
+
+
+def stage(*shape: int) -> Stage:
+    return Stage(steps=1, learning_rate=(0.1, 0.1), shape=shape)
+
+
+def source(case: RaterCase, foreground: float = 0.5, **augmentation) -> RaterSource:
+    options = RaterData(
+        foreground=foreground, augmentation=config_module.Augmentation(**STILL | augmentation)
+    )
+    return RaterSource([case], options, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("size", [(9, 11), (6, 7, 8)])
+def test_whole_images_come_as_they_are_and_all_raters_are_drawn(size):
+    rng = np.random.default_rng(0)
+    image = rng.random((1, *size))
+    masks = [rng.random((1, *size)) < share for share in (0.2, 0.5, 0.8)]
+    drawn = set()
+    for seed in range(20):
+        pair = source(case_of(image, *masks)).draw(
+            stage(*size), torch.Generator().manual_seed(seed)
+        )
+        torch.testing.assert_close(pair[0], torch.from_numpy(image).float(), rtol=0, atol=1e-5)
+        drawn |= {n for n, mask in enumerate(masks) if (pair[1].numpy() == mask[0]).all()}
+    assert drawn == {0, 1, 2}
+
+
+def test_parts_of_images_show_what_is_marked_as_often_as_is_asked():
+    """Image and mask move together; parts stay inside; their marks are seldom in the middle."""
+    image = np.zeros((3, 40, 40))
+    image[1, 30:33, 5:8] = 1
+    case = case_of(image, image)
+    shown, middles = 0, set()
+    for seed in range(60):
+        rng = torch.Generator().manual_seed(seed)
+        part, labels = source(case, foreground=1.0).draw(stage(10, 12), rng)
+        # Linear interpolation between voxels: half of a border voxel may be lost.
+        inner = (part[0] > 0.99) | (part[0] < 0.01)
+        assert ((part[0] > 0.5) == labels.bool())[inner].all()
+        shown += bool(labels.any())
+        middles.add(bool(labels[5, 6]))
+        rng = torch.Generator().manual_seed(seed)
+        assert source(case, foreground=0.0).draw(stage(10, 12), rng)[0].shape == (1, 10, 12)
+    assert shown == 60
+    assert middles == {True, False}
+
+
+def test_images_smaller_than_a_part_lie_in_the_middle_of_nothing():
+    part, labels = source(case_of(np.ones((1, 4, 6)), np.ones((1, 4, 6)))).draw(
+        stage(8, 8), torch.Generator().manual_seed(0)
+    )
+    expected = torch.zeros(8, 8)
+    expected[2:6, 1:7] = 1
+    torch.testing.assert_close(part[0], expected)
+    assert torch.equal(labels, expected.long())
+
+
+def test_mirrors_turns_and_intensities():
+    image = np.zeros((1, 21, 21))
+    image[0, 4:7, 9:12] = 1  # three voxels off the middle along the first axis
+    case = case_of(image, image)
+
+    def draw(seed=0, **augmentation):
+        rng = torch.Generator().manual_seed(seed)
+        return source(case, **augmentation).draw(stage(21, 21), rng)
+
+    mirrored, labels = draw(flip=(1.0,))
+    torch.testing.assert_close(mirrored[0], torch.from_numpy(image[0]).float().flip(0))
+    assert torch.equal(labels, torch.from_numpy(image[0]).long().flip(0))
+    angles = []
+    for seed in range(30):
+        _, labels = draw(seed, rotation=30.0)
+        r, a = (labels.nonzero().float().mean(0) - 10).tolist()
+        assert np.hypot(r, a) == pytest.approx(5, abs=0.5)
+        angles.append(np.degrees(np.arctan2(a, -r)))
+    assert max(np.abs(angles)) <= 33
+    assert np.ptp(angles) > 30
+    noisy, labels = draw(noise=0.2, gamma=0.3)
+    assert torch.equal(labels, torch.from_numpy(image[0]).long())
+    assert (noisy.min(), noisy.max()) == (0, 1)
+    assert 0 < noisy[0, 12:].std() < 0.2
+
+
+def test_scores_of_a_network_that_does_not_sample_by_hand():
+    """Samples that are all the same: only their distance from the raters counts."""
+    torch.manual_seed(0)
+    network = MRFUNet(
+        MRFUNetConfig(dim=2, classes=2, encoder=(4, 4), decoder=(4, 4), norm="instance", mrf=False)
+    ).eval()
+    rng = np.random.default_rng(0)
+    case = case_of(
+        rng.random((2, 16, 16)),
+        rng.random((2, 16, 16)) < 0.3,
+        disc(5, (8, 8), (16, 16)) & np.ones((2, 1, 1), bool),
+    )
+    scores = RaterValidation([case], 4, 2, torch.device("cpu"))(network)
+    with torch.no_grad():
+        labels = network(case.images[:, None]).argmax(1).numpy()
+    expected = generalised_energy_distance(labels[None], case.masks.numpy())
+    assert scores.metrics["GED^2, 4 samples"] == pytest.approx(expected.squared, abs=1e-4)
+    assert scores.metrics["sample diversity, 4 samples"] == 0
+    assert scores.selection == -scores.metrics["GED^2, 4 samples"]
+    assert scores.picture.shape == (16, 3 * 16, 3)
+
+
+def test_run_learns_the_raters(data, tmp_path, capsys):
+    """From the command to a checkpoint that the engine samples: both raters are among them."""
+    path = config_file(
+        data, ("steps = 60", "steps = 240"), ("validate_every = 30", "validate_every = 120")
+    )
+    run = tmp_path / "run"
+    command = [
+        "train",
+        str(path),
+        "--data",
+        str(data),
+        "-o",
+        str(run),
+        "--device",
+        "cpu",
+        "--debug",
+    ]
+    assert main(command) == 0
+    checkpoint = load_checkpoint(run / "raters-2d.safetensors")
+    metrics = checkpoint.card.training["metrics"]
+    assert metrics["GED^2, 16 samples"] < 0.5
+    assert metrics["latent dimensions in use"] >= 1
+    assert [c.name for c in checkpoint.card.classes] == ["Background", "Nodule"]
+    assert checkpoint.card.input.slice_plane == "axial"
+    assert checkpoint.card.training["configuration"]["raters"]["validation"] == ["case0"]
+
+
+@pytest.mark.parametrize("dim", [2, 3])
+def test_plain_unet_trains_on_the_same_data(data, tmp_path, dim):
+    """For comparison: a U-Net without MRF, which gives one segmentation."""
+    changes = [
+        (
+            'type = "probabilistic-unet"\ndim = 2',
+            f'type = "mrf-unet"\nmrf = false\ndim = {dim}\nencoder = [4, 8]\ndecoder = [8, 4]\n'
+            'norm = "instance"\nstrided_padding = 1',
+        ),
+        ("classes = 1", "classes = 2"),
+        ("filters = [4, 8]\nconvolutions = 1\nlatent = 6\n", ""),
+        ("steps = 60", "steps = 12"),
+    ]
+    if dim == 3:
+        changes += [('slice_plane = "axial"\n', ""), ("shape = [24, 20]", "shape = [16, 20, 1]")]
+    path = config_file(data, *changes)
+    run = tmp_path / "run"
+    command = [
+        "train",
+        str(path),
+        "--data",
+        str(data),
+        "-o",
+        str(run),
+        "--device",
+        "cpu",
+        "--debug",
+    ]
+    assert main(command) == 0
+    checkpoint = load_checkpoint(run / "raters-2d.safetensors")
+    assert checkpoint.card.training["metrics"]["sample diversity, 16 samples"] == 0
+    assert checkpoint.network.mrf is None
