@@ -190,7 +190,7 @@ def test_what_cannot_be_sampled(checkpoint, tiny_checkpoint):
     volume = volume_of(head((9, 18, 21)))
     with pytest.raises(InputError, match="gives one segmentation and no samples"):
         Segmenter(load_checkpoint(tiny_checkpoint), "cpu").samples(volume, 2)
-    with pytest.raises(InputError, match="At least 1 sample"):
+    with pytest.raises(InputError, match="From 1 to 1000 samples"):
         Segmenter(checkpoint(2), "cpu").samples(volume, 0)
 
 
@@ -223,7 +223,14 @@ def test_worker(file, tmp_path):
     np.save(tmp_path / "volume.npy", volume.array)
     answer = Server(tmp_path, events.append)._answer(
         protocol.Segment(
-            1, "volume.npy", "labels.npy", **vars(volume.geometry), model=str(file), device="cpu"
+            job=1,
+            volume="volume.npy",
+            **vars(volume.geometry),
+            model=str(file),
+            device="cpu",
+            mrf=True,
+            labels="labels.npy",
+            maps={},
         )
     )
     assert isinstance(answer, protocol.Done), answer

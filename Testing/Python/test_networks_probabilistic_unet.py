@@ -2,7 +2,11 @@
 
 import pytest
 import torch
-from MRFUNetSegmentationLib.networks import ProbabilisticUNet, ProbabilisticUNetConfig
+from MRFUNetSegmentationLib.networks import (
+    ProbabilisticUNet,
+    ProbabilisticUNetConfig,
+    mean_field,
+)
 
 
 def build(**options) -> ProbabilisticUNet:
@@ -133,3 +137,63 @@ def test_wrong_images_are_refused(shape):
 def test_impossible_hyper_parameters_are_refused(wrong):
     with pytest.raises(ValueError, match=r".+"):
         build(**wrong)
+
+
+# --- With an MRF ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dim", [2, 3])
+@pytest.mark.parametrize("classes", [1, 3])
+def test_mrf_takes_the_likelihood_of_each_sample(dim, classes):
+    network = build(dim=dim, classes=classes, mrf=True, iterations=4, w=0.8)
+    image, epsilon = images(dim, size=(8, 9, 7)[:dim]), torch.randn(3, dtype=torch.float64)
+    prior = network.prior(image)
+    logits = network.decode(
+        network.project(network.features(image)), prior.mean + prior.stddev * epsilon
+    )
+    both = torch.cat((torch.zeros_like(logits), logits), 1) if classes == 1 else logits
+    *_, expected = mean_field(both.log_softmax(1), network.mrf, 4, 0.8)
+    torch.testing.assert_close(network.log_posterior(logits).exp(), expected)
+    torch.testing.assert_close(
+        network(image, epsilon), expected[:, 1:] if classes == 1 else expected
+    )
+    # The product of experts has an effect, and without it there is the likelihood alone.
+    alone = network.probabilities(logits)
+    assert (network(image, epsilon) - alone).abs().max() > 1e-3
+    torch.testing.assert_close(network.log_likelihood(logits).exp()[:, -classes:], alone)
+
+
+@pytest.mark.parametrize("classes", [1, 3])
+def test_without_an_mrf_the_posterior_is_the_likelihood(classes):
+    network = build(classes=classes)
+    logits = torch.randn(2, classes, 5, 6, dtype=torch.float64)
+    assert network.mrf is None
+    torch.testing.assert_close(network.log_posterior(logits), network.log_likelihood(logits))
+    with pytest.raises(ValueError, match="without an MRF"):
+        network.responsibilities(logits)
+
+
+def test_mrf_can_be_trained_alone_and_together():
+    network = build(classes=2, mrf=True).train()
+    logits = network.decode(
+        network.project(network.features(images(2))), torch.zeros(2, 3).double()
+    )
+    network.log_posterior(logits).sum().backward()
+    for part in (network.mrf, network.unet, network.f_comb):
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in part.parameters())
+    network.zero_grad()
+    network.log_posterior(logits.detach()).sum().backward()
+    assert all(p.grad is None for p in network.unet.parameters())
+    assert any(p.grad.abs().max() > 0 for p in network.mrf.parameters())
+
+
+def test_impossible_iterations_are_refused():
+    with pytest.raises(ValueError, match="iterations"):
+        ProbabilisticUNetConfig(mrf=True, iterations=0)
+
+
+def test_cards_from_before_the_mrf_still_fit():
+    """Their architecture names no MRF."""
+    config = ProbabilisticUNetConfig(filters=[4, 6], latent=2)
+    assert config.mrf is False
+    assert ProbabilisticUNetConfig(**config.to_dict()) == config

@@ -13,7 +13,14 @@ from MRFUNetSegmentationLib.worker import folder, protocol
 def test_messages_survive_the_way():
     geometry = Geometry((4, 5, 6), (1.0, np.float64(0.1), 3.0), (-1e-9, 2.0, 1 / 3))
     request = protocol.Segment(
-        7, "v.npy", "l.npy", **vars(geometry), model="/Modèles/a.safetensors", device="cuda:1"
+        job=7,
+        volume="v.npy",
+        **vars(geometry),
+        model="/Modèles/a.safetensors",
+        device="cuda:1",
+        mrf=True,
+        labels="l.npy",
+        maps={},
     )
     line = protocol.encode(request)
     assert line.isascii() and line.count(b"\n") == 1

@@ -13,8 +13,8 @@ from pathlib import Path
 import SimpleITK as sitk
 
 from ..errors import InputError
+from ..inference.result_files import LABEL_MAP, PREVIEW
 from . import segment
-from .results import LABEL_MAP, PREVIEW
 
 _SCAN = "mni_icbm152_{}_tal_nlin_sym_09a_converted.nii.gz"
 _PRIORS = {"Grey matter": "gm", "White matter": "wm"}
@@ -31,7 +31,7 @@ def add_parser(commands) -> argparse.ArgumentParser:
     parser.add_argument("--model", default=segment.DEFAULT_MODEL, metavar="NAME|FILE")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--overwrite", action="store_true", help="replace earlier results in DIR")
-    parser.set_defaults(series=None, replace_non_finite=False, tolerance=0.0)
+    parser.set_defaults(**segment.DEFAULTS)
     return parser
 
 

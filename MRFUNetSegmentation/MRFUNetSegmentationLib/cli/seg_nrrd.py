@@ -13,6 +13,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..checkpoints.card import SegmentClass
+from ..inference.image_files import write_image
 
 
 def write_seg_nrrd(path: Path, label_map: sitk.Image, segments: Sequence[SegmentClass]) -> None:
@@ -46,7 +47,7 @@ def write_seg_nrrd(path: Path, label_map: sitk.Image, segments: Sequence[Segment
             fields["Tags"] = f"TerminologyEntry:{segment.terminology.slicer_entry()}|"
         for name, value in fields.items():
             image.SetMetaData(f"Segment{number}_{name}", value)
-    sitk.WriteImage(image, str(path), useCompression=True)
+    write_image(path, image)
 
 
 def _extent(mask: np.ndarray, size: tuple[int, int, int]) -> str:

@@ -3,13 +3,49 @@
 from __future__ import annotations
 
 import argparse
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ..inference.image_files import read_volume_file
+import numpy as np
+
+from ..inference.image_files import read_volume_file, write_map
+from ..inference.result_files import SAMPLES, probabilities_file
+from ..inference.sampled import (
+    CAPTIONS,
+    CONSENSUS_METHODS,
+    PROBABILITY,
+    SampledResult,
+    check_number,
+)
+from ..inference.volume import Volume
 from .progress import ProgressBar
-from .results import ResultFolder
+from .results import ResultFolder, write_samples
+
+if TYPE_CHECKING:
+    from ..inference.engine import Segmenter
 
 DEFAULT_MODEL = "brain-tissue"
+# What --keep-samples can keep.
+LABELS, PROBABILITIES = "labels", "probabilities"
+# What --uncertainty can name.
+MEAN_PROBABILITY = "probability"
+MAPS = (*CAPTIONS, MEAN_PROBABILITY)
+# Of the arguments that a command need not offer.
+DEFAULTS = {
+    "series": None,
+    "replace_non_finite": False,
+    "tolerance": 0.0,
+    "mrf": True,
+    "uncertainty": [],
+    "samples": None,
+    "seed": None,
+    "consensus": None,
+    "keep_samples": None,
+}
 
 
 def add_parser(commands) -> argparse.ArgumentParser:
@@ -48,11 +84,50 @@ def add_parser(commands) -> argparse.ArgumentParser:
         help="replace NaN and infinite voxels by the smallest finite value",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace earlier results in DIR")
+    parser.add_argument(
+        "--no-mrf",
+        dest="mrf",
+        action="store_false",
+        help="leave the model's Markov random field out",
+    )
+    parser.add_argument(
+        "--uncertainty",
+        type=lambda text: text.split(","),
+        default=[],
+        metavar="NAME,...",
+        help=f"maps to write: {', '.join(MAPS)}; without --samples, entropy and variance of an "
+        "MRF-UNet's posterior",
+    )
+    sampling = parser.add_argument_group(
+        "plausible segmentations", "with a model of the kind Probabilistic U-Net"
+    )
+    sampling.add_argument(
+        "--samples", type=int, metavar="N", help="draw N of them (1 to 1000); 32 will do mostly"
+    )
+    sampling.add_argument(
+        "--seed", type=int, metavar="S", help="the same one gives the same samples (default: 0)"
+    )
+    sampling.add_argument(
+        "--consensus",
+        choices=CONSENSUS_METHODS,
+        help="how they become one segmentation: largest mean probability, most frequent label, or "
+        "STAPLE (default: mean)",
+    )
+    sampling.add_argument(
+        "--keep-samples",
+        nargs="?",
+        choices=(LABELS, PROBABILITIES),
+        const=LABELS,
+        help="write each sample's label map; with `probabilities` also its class probabilities, "
+        "which are large files",
+    )
+    parser.set_defaults(usage_error=parser.error)
     return parser
 
 
 def run(options: argparse.Namespace) -> int:
     """Segment a file; return the exit code."""
+    _check(options)
     folder = ResultFolder(options.output, overwrite=options.overwrite)
     volume = read_volume_file(
         options.input, options.series, replace_non_finite=options.replace_non_finite
@@ -62,16 +137,110 @@ def run(options: argparse.Namespace) -> int:
     from ..inference.engine import Segmenter
 
     segmenter = Segmenter(
-        load_checkpoint(options.model), options.device, tolerance=options.tolerance
+        load_checkpoint(options.model),
+        options.device,
+        tolerance=options.tolerance,
+        mrf=options.mrf,
     )
-    with ProgressBar() as bar:
-        segmentation = segmenter.segment(volume, bar.show)
-    folder.write(options.input, volume, segmentation)
+    with _ending_like_an_interrupt():
+        act = _segment if options.samples is None else _sample
+        act(options, folder, volume, segmenter)
+    print(f"written to {folder.path}")
+    return 0
 
+
+def _segment(
+    options: argparse.Namespace, folder: ResultFolder, volume: Volume, segmenter: Segmenter
+) -> None:
+    with ProgressBar() as bar:
+        segmentation = segmenter.segment(volume, bar.show, maps=options.uncertainty)
+    folder.write(options.input, volume, segmentation)
     volumes = segmentation.volumes_ml()
     for c in segmentation.card.segments:
         print(f"{c.name:30} {volumes[c.value]:9.1f} ml")
-    for warning in segmentation.warnings:
+    _print_warnings(segmentation.warnings)
+
+
+def _sample(
+    options: argparse.Namespace, folder: ResultFolder, volume: Volume, segmenter: Segmenter
+) -> None:
+    with ExitStack() as stack:
+        partial, on_sample = None, {}
+        if options.keep_samples == PROBABILITIES:
+            # They are too large to be kept until all are drawn.
+            partial = stack.enter_context(folder.writing())
+            (partial / SAMPLES).mkdir()
+
+            def write(sample: int, _: bytes, probabilities: np.ndarray) -> None:
+                write_map(partial / probabilities_file(sample), probabilities, volume.geometry)
+
+            on_sample = {"on_sample": write, "keep_probabilities": True}
+        with ProgressBar() as bar:
+            result = segmenter.sample(
+                volume,
+                options.samples,
+                options.seed or 0,
+                bar.show,
+                consensus=options.consensus or "mean",
+                **on_sample,
+            )
+        # A run that is killed before leaves nothing behind.
+        partial = partial or stack.enter_context(folder.writing())
+        write_samples(
+            partial,
+            options.input,
+            volume,
+            result,
+            _names(options.uncertainty, result),
+            keep_samples=options.keep_samples is not None,
+        )
+    for structure in result.structures:
+        ml = structure["volume_ml"]
+        print(
+            f"{structure['name']:30} {structure['consensus_ml']:9.1f} ml, "
+            f"{ml['p5']:.1f} to {ml['p95']:.1f} ml in 90 % of {result.number} samples"
+        )
+    _print_warnings(result.warnings)
+
+
+def _check(options: argparse.Namespace) -> None:
+    """End with exit code 2 where arguments contradict each other."""
+    if unknown := [name for name in options.uncertainty if name not in MAPS]:
+        options.usage_error(f"--uncertainty: no {', '.join(unknown)}; there are {', '.join(MAPS)}")
+    if options.samples is not None:
+        check_number(options.samples)
+        return
+    for name in ("seed", "consensus", "keep_samples"):
+        if getattr(options, name) is not None:
+            options.usage_error(f"--{name.replace('_', '-')} needs --samples")
+
+
+def _names(asked: list[str], result: SampledResult) -> list[str]:
+    """Return the names of maps that were asked for; `probability` stands for all classes'."""
+    return [
+        name
+        for name in result.maps
+        if name in asked or (name.startswith(PROBABILITY) and MEAN_PROBABILITY in asked)
+    ]
+
+
+def _print_warnings(warnings: list[str]) -> None:
+    for warning in warnings:
         print(f"warning: {warning}")
-    print(f"written to {folder.path}")
-    return 0
+
+
+@contextmanager
+def _ending_like_an_interrupt() -> Iterator[None]:
+    """Clean up after SIGTERM as well, which job schedulers send."""
+
+    def end(*_) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

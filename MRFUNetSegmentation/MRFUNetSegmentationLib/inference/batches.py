@@ -57,6 +57,14 @@ class WholeVolume:
         """Return the volume (C, *shape) of a batch (1, C, *shape)."""
         return batch[0]
 
+    def place(self, box: tuple[slice, slice, slice]) -> Place:
+        """Return where a box of the volume lies in its batch."""
+        return (slice(None), slice(None), *box)
+
+    def dimension(self, axis: int) -> int | None:
+        """Return the dimension of a batch's images that is an axis of the volume."""
+        return axis + 2
+
     def images_at_once(self, shape: Sequence[int]) -> int:
         """Return how many images of a shape a network takes at once where it needs them whole."""
         return 1
@@ -111,6 +119,15 @@ class Slices:
     def join(self, batch: Tensor) -> Tensor:
         """Return the volume (C, *shape) of slices (B, C, height, width)."""
         return batch.movedim(0, self.axis + 1)
+
+    def place(self, box: tuple[slice, slice, slice]) -> Place:
+        """Return where a box of the volume lies in its slices."""
+        within = [side for axis, side in enumerate(box) if axis != self.axis]
+        return (box[self.axis], slice(None), *within)
+
+    def dimension(self, axis: int) -> int | None:
+        """Return the dimension of the slices that is an axis of the volume, None if none is."""
+        return None if axis == self.axis else 2 + axis - (axis > self.axis)
 
     def images_at_once(self, shape: Sequence[int]) -> int:
         """Return how many slices of a shape a network takes at once."""

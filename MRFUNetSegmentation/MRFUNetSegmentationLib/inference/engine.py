@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -14,14 +14,17 @@ from ..checkpoints.card import ModelCard
 from ..checkpoints.load import Checkpoint
 from ..errors import InputError
 from ..networks import MRFUNet, ProbabilisticUNet
+from ..uncertainty.statistics import MostProbable, entropy, label_variance
 from .batches import Slices, WholeVolume, slice_axis
 from .devices import describe_device, resolve_device
 from .grid import ModelGrid
-from .main_piece import main_piece
+from .latent_space import LatentSpace
 from .mrf_unet import MRFUNetPredictor
 from .normalise import percentile_normalise
 from .probabilistic import ProbabilisticPredictor
-from .run import BACK, RESAMPLING, SAMPLING, Progress, Run
+from .run import BACK, COUNTING, RESAMPLING, SAMPLING, Progress, Run
+from .sampled import ENTROPY, VARIANCE, SampledResult, check_number
+from .to_volume import ToVolume
 from .volume import Geometry, Volume
 
 # Voxels of context kept around what is not background.
@@ -34,6 +37,10 @@ _WHOLE_VOXELS = 18_000_000
 # That many voxels of slices go through a 2D network at once. On the CPU, 16 slices of 128^2 at once
 # are no faster than one after the other.
 _SLICES_VOXELS = 2**18
+
+# What the posterior of a network that gives one segmentation says about it, bit and variance of
+# the labels' indicators (see `SampledResult.maps`).
+UNCERTAINTY_OF_ONE = {ENTROPY: entropy, VARIANCE: label_variance}
 
 _PREDICTORS = {MRFUNet: MRFUNetPredictor, ProbabilisticUNet: ProbabilisticPredictor}
 _Predictor = MRFUNetPredictor | ProbabilisticPredictor
@@ -52,6 +59,7 @@ class Segmentation:
         device: where it was computed, for users.
         timings: seconds of each stage.
         warnings: what the user should know.
+        maps: float32 [k, j, i] by name, those of UNCERTAINTY_OF_ONE that were asked for.
     """
 
     labels: np.ndarray
@@ -61,6 +69,7 @@ class Segmentation:
     device: str
     timings: dict[str, float] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    maps: dict[str, np.ndarray] = field(default_factory=dict)
 
     def volumes_ml(self) -> dict[int, float]:
         """Return the volume of every class, ml, by its value."""
@@ -80,12 +89,19 @@ class Segmenter:
         device: auto, cpu, cuda, cuda:N or mps.
         whole_voxels: largest volume, in voxels of the model's grid, that a U-Net sees at once;
             larger ones are tiled (3D) or divided into batches of fewer slices (2D).
-        tolerance: ends the mean field of an MRF-UNet early (see `networks.mrf.mean_field`); 0
-            runs all its iterations.
+        tolerance: ends the mean field of an MRF early (see `networks.mrf.mean_field`); 0 runs
+            all its iterations.
+        mrf: False leaves the network's MRF out.
+
+    Attributes:
+        checkpoint: the network and its card.
+        device: where it is now.
+        predictor: what computes.
 
     Raises:
         DeviceError: if the machine has no such device.
-        InputError: if the network needs several images at once, or the tolerance is impossible.
+        InputError: if the network needs several images at once, the tolerance is impossible, or
+            there is no MRF to be left out.
     """
 
     def __init__(
@@ -94,6 +110,7 @@ class Segmenter:
         device: str = "auto",
         whole_voxels: int = _WHOLE_VOXELS,
         tolerance: float = 0.0,
+        mrf: bool = True,
     ) -> None:
         if not 0 <= tolerance < 1:
             raise InputError(f"The tolerance must be at least 0 and below 1, not {tolerance:g}.")
@@ -103,12 +120,22 @@ class Segmenter:
                 f"The model {checkpoint.card.name} needs {channels} images at once; only models "
                 "of a single image can be used. Choose another model."
             )
+        if not mrf and checkpoint.network.mrf is None:
+            raise InputError(
+                f"The model {checkpoint.card.name} has no MRF that could be left out. "
+                "Run it without that option, or choose another model."
+            )
         self.checkpoint = checkpoint
         card = checkpoint.card.input
         self._slice_axis = card.slice_plane and slice_axis(card.slice_plane, card.orientation)
-        self._options = {"tolerance": tolerance} if isinstance(checkpoint.network, MRFUNet) else {}
+        self._options = {"tolerance": tolerance, "mrf": mrf}
         self._wanted = resolve_device(device), whole_voxels
         self._move_to(*self._wanted)
+
+    @property
+    def device_name(self) -> str:
+        """Where it is now, for users."""
+        return describe_device(self.device)
 
     @torch.inference_mode()
     def segment(
@@ -116,6 +143,7 @@ class Segmenter:
         volume: Volume,
         progress: Progress = lambda stage, fraction: None,
         cancelled: Callable[[], bool] = lambda: False,
+        maps: Collection[str] = (),
     ) -> Segmentation:
         """Segment a volume; by a Probabilistic U-Net, at the mean of the prior.
 
@@ -123,19 +151,24 @@ class Segmenter:
             volume: any 3D scalar volume.
             progress: called with the stage's name and the share of the run that is over.
             cancelled: asked before every operation of torch.
+            maps: names of UNCERTAINTY_OF_ONE, of an MRF-UNet's posterior.
 
         Raises:
-            InputError: if the volume is too small for the network.
+            InputError: if the volume is too small for the network, or for maps of a network that
+                gives samples.
             Cancelled: as soon as `cancelled` says so.
         """
-        run = Run(self._predictor.begins, progress, cancelled)
-        image, box, grid = self._prepared(volume, run)
-        posterior = self._on_device(lambda p: p.posterior(image[box], run), image.numel(), run)
+        self._check_maps(maps)
+        run = Run(self.predictor.begins, progress, cancelled)
+        image, to_volume = self._prepared(volume, run)
+        posterior = self.on_device(
+            lambda p: p.posterior(image[to_volume.box], run), image.numel(), run
+        )
         run.begin(BACK)
         with run.checking():
-            labels = self._labels(posterior, box, grid, run.advance)
+            labels, found = self._back(posterior, to_volume, maps, run)
         run.end()
-        return self._segmentation(labels, volume, run)
+        return self._segmentation(labels, volume, run, found)
 
     def samples(
         self,
@@ -152,43 +185,133 @@ class Segmenter:
 
         Args:
             volume: any 3D scalar volume.
-            number: how many, at least 1.
+            number: how many, 1 to 1000.
             seed: of the latents.
             progress: as for `segment`.
             cancelled: as for `segment`.
 
         Raises:
-            InputError: if the model does not sample, `number` is below 1, or, from the iterator,
-                the volume is too small.
+            InputError: if the model does not sample, for another number, or, from the iterator,
+                if the volume is too small.
             Cancelled: from the iterator, as soon as `cancelled` says so.
         """
-        if not isinstance(self._predictor, ProbabilisticPredictor):
+        check_number(number)
+        self._check_samples()
+        return self._samples(volume, number, seed, progress, cancelled)
+
+    def sample(
+        self,
+        volume: Volume,
+        number: int,
+        seed: int = 0,
+        progress: Progress = lambda stage, fraction: None,
+        cancelled: Callable[[], bool] = lambda: False,
+        **options: Any,
+    ) -> SampledResult:
+        """Return plausible segmentations and what they say together.
+
+        Args:
+            volume: any 3D scalar volume.
+            number: how many, 1 to 1000; the same ones as of `samples`.
+            seed: of the latents.
+            progress: as for `segment`.
+            cancelled: as for `segment`.
+            options: of `LatentSpace.sample`.
+
+        Raises:
+            InputError: as `samples`, and as `LatentSpace.sample`.
+            Cancelled: as soon as `cancelled` says so.
+        """
+        check_number(number)
+        return self.encode(volume, number, progress, cancelled).sample(number, seed, **options)
+
+    @torch.inference_mode()
+    def encode(
+        self,
+        volume: Volume,
+        number: int = 1,
+        progress: Progress = lambda stage, fraction: None,
+        cancelled: Callable[[], bool] = lambda: False,
+    ) -> LatentSpace:
+        """Compute what all plausible segmentations of a volume share.
+
+        Args:
+            volume: any 3D scalar volume.
+            number: of samples that will follow, for the progress.
+            progress: as for `segment`; also of the samples that follow.
+            cancelled: as for `segment`; also of the samples that follow.
+
+        Raises:
+            InputError: if the model does not sample, or the volume is too small.
+            Cancelled: as soon as `cancelled` says so.
+        """
+        self._check_samples()
+        begins = self.predictor.sampling_begins(number)
+        return self._encode(volume, Run(begins, progress, cancelled))
+
+    def on_device(self, compute: Callable[[_Predictor], _Result], voxels: int, run: Run) -> _Result:
+        """Return compute(predictor), in smaller parts or on the CPU if memory runs out.
+
+        Args:
+            compute: called again with another predictor if need be.
+            voxels: of the image on the network's grid.
+            run: is checked, and warned.
+        """
+        while True:
+            try:
+                with run.checking():
+                    return compute(self.predictor)
+            except (torch.OutOfMemoryError, RuntimeError) as error:
+                if not _out_of_memory(error):
+                    raise
+                self._step_down(voxels, run)
+
+    def _encode(self, volume: Volume, run: Run) -> LatentSpace:
+        image, to_volume = self._prepared(volume, run)
+        encoding = self.on_device(lambda p: p.encode(image, run), image.numel(), run)
+        return LatentSpace(self, volume.geometry, encoding, to_volume, run)
+
+    @torch.inference_mode()
+    def _samples(
+        self,
+        volume: Volume,
+        number: int,
+        seed: int,
+        progress: Progress,
+        cancelled: Callable[[], bool],
+    ) -> Iterator[Segmentation]:
+        begins = self.predictor.sampling_begins(number)
+        del begins[COUNTING]
+        space = self._encode(volume, Run(begins, progress, cancelled))
+        run = space.run
+        run.begin(SAMPLING)
+        for n, (_, probabilities) in enumerate(space.draw(number, seed)):
+            with run.checking():
+                winner = MostProbable()
+                for value, probability in enumerate(probabilities):
+                    winner.take(value, probability)
+            run.advance((n + 1) / number)
+            yield self._segmentation(winner.labels.numpy(), volume, run)
+        run.end()
+
+    def _check_samples(self) -> None:
+        if not isinstance(self.predictor, ProbabilisticPredictor):
             raise InputError(
                 f"The model {self.checkpoint.card.name} gives one segmentation and no samples. "
                 "Choose a Probabilistic U-Net model."
             )
-        if number < 1:
-            raise InputError(f"At least 1 sample is needed, not {number}.")
-        run = Run(self._predictor.sampling_begins(number), progress, cancelled)
-        return self._samples(volume, number, seed, run)
 
-    @torch.inference_mode()
-    def _samples(self, volume: Volume, number: int, seed: int, run: Run) -> Iterator[Segmentation]:
-        image, box, grid = self._prepared(volume, run)
-        encoding = self._on_device(lambda p: p.encode(image[box], run), image.numel(), run)
-        rng = torch.Generator().manual_seed(seed)
-        run.begin(SAMPLING)
-        for n in range(number):
-            epsilon = torch.randn(encoding.mean.shape[1], generator=rng)
-            posterior = self._on_device(
-                lambda p, e=epsilon: p.decode(encoding, e), image.numel(), run
+    def _check_maps(self, maps: Collection[str]) -> None:
+        if maps and isinstance(self.predictor, ProbabilisticPredictor):
+            raise InputError(
+                f"The uncertainty of the model {self.checkpoint.card.name} is that of its "
+                "samples. Ask for samples too, 16 for example."
             )
-            with run.checking():
-                labels = self._labels(
-                    posterior, box, grid, lambda share, n=n: run.advance((n + share) / number)
-                )
-            yield self._segmentation(labels, volume, run)
-        run.end()
+        if unknown := [name for name in maps if name not in UNCERTAINTY_OF_ONE]:
+            raise InputError(
+                f"{', '.join(unknown)}: the model {self.checkpoint.card.name} gives one "
+                f"segmentation, of which there are {' and '.join(UNCERTAINTY_OF_ONE)} only."
+            )
 
     def _move_to(self, device: torch.device, whole_voxels: int) -> None:
         network = self.checkpoint.network
@@ -198,14 +321,12 @@ class Segmenter:
             batches = Slices(min(whole_voxels, _SLICES_VOXELS), self._slice_axis)
         self.network = network.to(device, memory_format=batches.layout)
         kind = _PREDICTORS[type(network)]
-        self._predictor: _Predictor = kind(self.network, batches, device, **self._options)
+        self.predictor: _Predictor = kind(self.network, batches, device, **self._options)
         self.device = device
         self.whole_voxels = whole_voxels
 
-    def _prepared(
-        self, volume: Volume, run: Run
-    ) -> tuple[Tensor, tuple[slice, slice, slice], ModelGrid]:
-        """Bring the volume to the model's grid; also the box of it that is to be computed."""
+    def _prepared(self, volume: Volume, run: Run) -> tuple[Tensor, ToVolume]:
+        """Bring the volume to the model's grid; also the way back."""
         run.begin(RESAMPLING)
         if (self.device, self.whole_voxels) != self._wanted:
             self._move_to(*self._wanted)  # an earlier run had to step down
@@ -216,17 +337,24 @@ class Segmenter:
         image = self._normalised(volume, grid)
         box = self._occupied(image)
         run.check()
-        return image, box, grid
+        return image, ToVolume(self.checkpoint.card, grid, box)
 
-    def _segmentation(self, labels: np.ndarray, volume: Volume, run: Run) -> Segmentation:
+    def _segmentation(
+        self,
+        labels: np.ndarray,
+        volume: Volume,
+        run: Run,
+        maps: dict[str, np.ndarray] | None = None,
+    ) -> Segmentation:
         return Segmentation(
             labels=labels,
             geometry=volume.geometry,
             card=self.checkpoint.card,
             sha256=self.checkpoint.sha256,
-            device=describe_device(self.device),
+            device=self.device_name,
             timings=dict(run.timings),
             warnings=list(run.warnings),
+            maps=maps or {},
         )
 
     def _normalised(self, volume: Volume, grid: ModelGrid) -> Tensor:
@@ -247,7 +375,7 @@ class Segmenter:
         card = self.checkpoint.card
         has_background = any(c.background for c in card.classes)
         normalised = card.input.normalisation["method"] != "none"
-        if not (self._predictor.crops and has_background and normalised):
+        if not (self.predictor.crops and has_background and normalised):
             return tuple(slice(0, n) for n in image.shape)
         occupied = image > 0
         box = []
@@ -262,21 +390,8 @@ class Segmenter:
             )
         return tuple(box)
 
-    def _on_device(
-        self, compute: Callable[[_Predictor], _Result], voxels: int, run: Run
-    ) -> _Result:
-        """Return compute(predictor), in smaller parts or on the CPU if memory runs out."""
-        while True:
-            try:
-                with run.checking():
-                    return compute(self._predictor)
-            except (torch.OutOfMemoryError, RuntimeError) as error:
-                if not _out_of_memory(error):
-                    raise
-                self._step_down(voxels, run)
-
     def _step_down(self, voxels: int, run: Run) -> None:
-        batches = self._predictor.batches
+        batches = self.predictor.batches
         smaller = min(batches.voxels, voxels) // 2
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -292,43 +407,18 @@ class Segmenter:
                 "the volume to the head (in Slicer: Crop Volume module)."
             )
 
-    def _labels(
-        self,
-        posterior: Tensor,
-        box: tuple[slice, slice, slice],
-        grid: ModelGrid,
-        advance: Callable[[float], None],
-    ) -> np.ndarray:
-        """Interpolate each class's probability to the volume's grid and take the largest."""
-        classes = self.checkpoint.card.classes
-        posterior = self._in_one_piece(posterior)
-        best = labels = None
-        for c in classes:
-            full = torch.full(grid.shape, float(c.background))
-            full[box] = posterior[c.value]
-            probability = grid.to_input(full).contiguous()
-            if best is None:
-                best = probability
-                labels = torch.full(probability.shape, c.value, dtype=torch.uint8)
-            else:
-                better = probability > best
-                best[better] = probability[better]
-                labels[better] = c.value
-            advance((c.value + 1) / len(classes))
-        return labels.numpy()
-
-    def _in_one_piece(self, posterior: Tensor) -> Tensor:
-        """Make background of what is apart from the object that the card says is one piece."""
-        card = self.checkpoint.card
-        if not card.one_piece:
-            return posterior
-        labels = posterior.argmax(0)
-        solid = torch.isin(labels, torch.tensor(card.one_piece))
-        around = torch.isin(labels, torch.tensor([c.value for c in card.segments])) & ~solid
-        apart = (solid | around) & ~main_piece(solid, around)
-        background = torch.tensor([float(c.background) for c in card.classes])
-        background /= background.sum()
-        return torch.where(apart, background.view(-1, 1, 1, 1), posterior)
+    def _back(
+        self, posterior: Tensor, to_volume: ToVolume, maps: Collection[str], run: Run
+    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Return labels and maps on the volume's grid, holding one class at a time."""
+        winner, found = MostProbable(), {}
+        for value, probability in enumerate(to_volume.probabilities(posterior)):
+            winner.take(value, probability)
+            for name in maps:
+                share = UNCERTAINTY_OF_ONE[name]([probability])
+                found[name] = found[name] + share if name in found else share
+            run.advance((value + 1) / len(posterior))
+        return winner.labels.numpy(), {name: values.numpy() for name, values in found.items()}
 
 
 def _check_size(grid: ModelGrid) -> None:

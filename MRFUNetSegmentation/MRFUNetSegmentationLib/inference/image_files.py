@@ -47,14 +47,48 @@ def write_label_map(path: Path, labels: np.ndarray, geometry: Geometry) -> sitk.
     """Write labels [k, j, i] to a file and return the image.
 
     Raises:
-        OSError, RuntimeError: if that fails or the file does not hold the labels.
+        OSError: if that fails or the file does not hold the labels.
     """
     image = geometry.apply_to(sitk.GetImageFromArray(labels))
-    sitk.WriteImage(image, str(path), useCompression=True)
-    # On a full disk the NIfTI writer cuts the file short and says nothing.
-    if not np.array_equal(sitk.GetArrayFromImage(sitk.ReadImage(str(path))), labels):
-        raise OSError(f"{path.name} came out incomplete")
+    write_image(path, image)
+    _check_written(path, labels)
     return image
+
+
+def write_map(path: Path, values: np.ndarray, geometry: Geometry) -> None:
+    """Write float32 values [k, j, i], or [K, k, j, i] as an image of four dimensions.
+
+    Raises:
+        OSError: if that fails or the file does not hold the values.
+    """
+    volumes = [
+        geometry.apply_to(sitk.GetImageFromArray(volume))
+        for volume in values.reshape(-1, *values.shape[-3:])
+    ]
+    write_image(path, sitk.JoinSeries(volumes) if values.ndim == 4 else volumes[0])
+    _check_written(path, values)
+
+
+def write_image(path: Path, image: sitk.Image) -> None:
+    """Write an image, compressed where the format allows it.
+
+    Raises:
+        OSError: if that fails.
+    """
+    try:
+        sitk.WriteImage(image, str(path), useCompression=True)
+    except RuntimeError as error:
+        raise OSError(f"{path.name}: {_reason(error)}") from error
+
+
+def _check_written(path: Path, array: np.ndarray) -> None:
+    # On a full disk the NIfTI writer cuts the file short and says nothing.
+    try:
+        complete = np.array_equal(sitk.GetArrayFromImage(sitk.ReadImage(str(path))), array)
+    except RuntimeError:
+        complete = False
+    if not complete:
+        raise OSError(f"{path.name} came out incomplete")
 
 
 def _check_nifti_values(path: Path, *, replace: bool) -> None:

@@ -23,6 +23,7 @@ class MRFUNetPredictor:
         batches: how the network takes a volume.
         device: the network's.
         tolerance: ends the mean field early; 0 does not (see `networks.mrf.mean_field`).
+        mrf: whether the network's MRF is used, if it has one.
     """
 
     begins = {RESAMPLING: 0.0, UNET: 0.03, MEAN_FIELD: 0.32, BACK: 0.96}  # noqa: RUF012
@@ -34,11 +35,13 @@ class MRFUNetPredictor:
         batches: WholeVolume | Slices,
         device: torch.device,
         tolerance: float = 0.0,
+        mrf: bool = True,
     ) -> None:
         self.network = network
         self.batches = batches
         self.device = device
         self.tolerance = tolerance
+        self.mrf = mrf and network.mrf is not None
 
     def posterior(self, image: Tensor, run: Run) -> Tensor:
         """Return the class posteriors (K, *shape) of an image (*shape), on the CPU."""
@@ -55,7 +58,7 @@ class MRFUNetPredictor:
         return self.batches.join(posterior[inner].cpu())
 
     def _mean_field(self, logits: Tensor, run: Run) -> Tensor:
-        if self.network.mrf is None:
+        if not self.mrf:
             return functional.softmax(logits, dim=1)
         run.begin(MEAN_FIELD)
         iterations = self.network.config.iterations

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ..networks import ProbabilisticUNet
+from ..networks import ProbabilisticUNet, mean_field
 from .batches import Place, Slices, WholeVolume
-from .run import BACK, PRIOR, RESAMPLING, SAMPLING, UNET, Run
+from .run import BACK, COUNTING, PRIOR, RESAMPLING, SAMPLING, UNET, Run
 
 # A sample takes so much less than features and prior together, measured on a CPU core.
 _SAMPLES_PER_ENCODING = 30
+# Share of the run that is over when the samples are compared; more than that of one sample.
+_COUNTING_BEGINS = 0.98
+# Of the mean field where a picture must follow a slider.
+_QUICK_ITERATIONS = 4
 # Voxels that f_comb takes at once in a sample.
 _DECODED_VOXELS = 2**16
 
@@ -23,7 +28,7 @@ class Encoding:
     """What all samples of a volume share, on the CPU.
 
     Attributes:
-        projected: (B, F, *spatial), the features after f_comb's first layer without z.
+        projected: (B, F, *spatial), contiguous, the features after f_comb's first layer without z.
         mean: (B, latent), the prior's.
         scale: (B, latent), the prior's standard deviation.
     """
@@ -31,6 +36,17 @@ class Encoding:
     projected: Tensor
     mean: Tensor
     scale: Tensor
+
+    @property
+    def latent(self) -> int:
+        """Dimension of the latent space."""
+        return self.mean.shape[1]
+
+    def log_density(self, epsilon: Tensor) -> float:
+        """Return ln p(z | x) of the latent of epsilon (latent,), the mean over the slices in 2D."""
+        constant = self.latent / 2 * math.log(2 * math.pi)
+        per_image = -epsilon.square().sum() / 2 - self.scale.log().sum(1) - constant
+        return float(per_image.mean())
 
 
 class ProbabilisticPredictor:
@@ -51,24 +67,33 @@ class ProbabilisticPredictor:
         network: on the device, in evaluation mode.
         batches: how the network takes a volume.
         device: the network's.
+        tolerance: ends the mean field of an MRF early; 0 does not (see `networks.mrf.mean_field`).
+        mrf: whether the network's MRF is used, if it has one.
     """
 
     begins = {RESAMPLING: 0.0, PRIOR: 0.04, UNET: 0.29, BACK: 0.98}  # noqa: RUF012
     crops = False
 
     def __init__(
-        self, network: ProbabilisticUNet, batches: WholeVolume | Slices, device: torch.device
+        self,
+        network: ProbabilisticUNet,
+        batches: WholeVolume | Slices,
+        device: torch.device,
+        tolerance: float = 0.0,
+        mrf: bool = True,
     ) -> None:
         self.network = network
         self.batches = batches
         self.device = device
+        self.tolerance = tolerance
+        self.mrf = mrf and network.mrf is not None
 
     @classmethod
     def sampling_begins(cls, number: int) -> dict[str, float]:
-        """Return the same as `begins` for a run that draws a number of samples."""
+        """Return the same as `begins` for a run that draws and compares a number of samples."""
         encoding = _SAMPLES_PER_ENCODING / (_SAMPLES_PER_ENCODING + number)
         shares = {s: encoding * b for s, b in cls.begins.items() if s != BACK}
-        return {**shares, SAMPLING: encoding}
+        return {**shares, SAMPLING: encoding, COUNTING: _COUNTING_BEGINS}
 
     def posterior(self, image: Tensor, run: Run) -> Tensor:
         """Return the class probabilities (K, *shape) at the prior's mean, on the CPU.
@@ -80,10 +105,11 @@ class ProbabilisticPredictor:
         images = self.batches.split(image[None])
         mean, _ = self._prior(images, run)
 
+        # Not by `encode` and `decode`: the features of a whole large volume need not fit in memory.
         def compute(place: Place) -> Tensor:
-            return self._decode(self._project(images[place]), mean[place[0]])
+            return self._log_likelihood(self._project(images[place]), mean[place[0]])
 
-        return self.batches.join(self._assemble(compute, images, self._classes, run))
+        return self._probabilities(self._assemble(compute, images, self._classes, run))
 
     def encode(self, image: Tensor, run: Run) -> Encoding:
         """Compute what all samples of an image (*shape) share."""
@@ -91,21 +117,37 @@ class ProbabilisticPredictor:
         mean, scale = self._prior(images, run)
         filters = self.network.config.filters[0]
         projected = self._assemble(lambda place: self._project(images[place]), images, filters, run)
-        return Encoding(projected, mean, scale)
+        return Encoding(projected.contiguous(), mean, scale)
 
     def decode(self, encoding: Encoding, epsilon: Tensor) -> Tensor:
         """Return the class probabilities (K, *shape) of the sample of epsilon (latent,)."""
-        projected = encoding.projected
         latents = encoding.mean + encoding.scale * epsilon
-        probabilities = torch.empty(len(projected), self._classes, *projected.shape[2:])
-        # f_comb sees single voxels, so the parts need no overlap.
-        rows = max(1, _DECODED_VOXELS // projected[0, 0, 0].numel())
-        for image, z, result in zip(projected, latents, probabilities, strict=True):
-            for part, place in zip(
-                image.split(rows, dim=1), result.split(rows, dim=1), strict=True
-            ):
-                place.copy_(self._decode(part[None].to(self.device), z[None])[0])
-        return self.batches.join(probabilities)
+        return self._probabilities(self._decoded(encoding.projected, latents))
+
+    def decode_planes(
+        self, encoding: Encoding, epsilon: Tensor, box: tuple[slice, slice, slice], across: int
+    ) -> Tensor:
+        """Return the class probabilities (K, *box) of a few planes, for a quick look.
+
+        An MRF takes the planes next to them to be the same as the outermost ones, and fewer
+        iterations than for a sample: most of what they do is done by then (Brudfors et al., 2021).
+
+        Args:
+            encoding: of the image.
+            epsilon: (latent,).
+            box: of the image.
+            across: the axis across the planes.
+        """
+        place = self.batches.place(box)
+        latents = encoding.mean + encoding.scale * epsilon
+        log_likelihood = self._decoded(encoding.projected[place], latents[place[0]])
+        axis = self.batches.dimension(across)
+        if not self.mrf or axis is None:
+            return self._probabilities(log_likelihood, _QUICK_ITERATIONS)
+        first, last = (log_likelihood.narrow(axis, n, 1) for n in (0, -1))
+        thicker = torch.cat((first, log_likelihood, last), dim=axis)
+        probabilities = self._probabilities(thicker, _QUICK_ITERATIONS)
+        return probabilities.narrow(across + 1, 1, log_likelihood.shape[axis])
 
     @property
     def _classes(self) -> int:
@@ -135,17 +177,33 @@ class ProbabilisticPredictor:
     def _project(self, images: Tensor) -> Tensor:
         return self.network.project(self.network.features(self._placed(images)))
 
-    def _decode(self, projected: Tensor, z: Tensor) -> Tensor:
-        """Class probabilities (B, K, *spatial) of projected features on the device."""
-        logits = self.network.decode(projected, z.to(self.device))
-        return _with_background(self.network.probabilities(logits))
+    def _log_likelihood(self, projected: Tensor, z: Tensor) -> Tensor:
+        """ln F (B, K, *spatial) of projected features on the device, the background included."""
+        return self.network.log_likelihood(self.network.decode(projected, z.to(self.device)))
+
+    def _decoded(self, projected: Tensor, latents: Tensor) -> Tensor:
+        """ln F (B, K, *spatial) of projected features (B, F, *spatial) and latents, on the CPU."""
+        log_likelihood = torch.empty(len(projected), self._classes, *projected.shape[2:])
+        # f_comb sees single voxels, so the parts need no overlap.
+        rows = max(1, _DECODED_VOXELS // projected[0, 0, 0].numel())
+        for image, z, result in zip(projected, latents, log_likelihood, strict=True):
+            for part, place in zip(
+                image.split(rows, dim=1), result.split(rows, dim=1), strict=True
+            ):
+                place.copy_(self._log_likelihood(part[None].to(self.device), z[None])[0])
+        return log_likelihood
+
+    def _probabilities(self, log_likelihood: Tensor, most_iterations: int | None = None) -> Tensor:
+        """Class probabilities (K, *shape) of ln F (B, K, *spatial), by the MRF if there is one."""
+        if not self.mrf:
+            # Where tiles overlap, their mean is not normalised.
+            return self.batches.join(log_likelihood.softmax(dim=1))
+        config = self.network.config
+        iterations = min(config.iterations, most_iterations or config.iterations)
+        *_, posterior = mean_field(
+            log_likelihood.to(self.device), self.network.mrf, iterations, config.w, self.tolerance
+        )
+        return self.batches.join(posterior.cpu())
 
     def _placed(self, batch: Tensor) -> Tensor:
         return batch.to(self.device, memory_format=self.batches.layout)
-
-
-def _with_background(probabilities: Tensor) -> Tensor:
-    """Put the background before the one structure of a sigmoid network."""
-    if probabilities.shape[1] > 1:
-        return probabilities
-    return torch.cat((1 - probabilities, probabilities), dim=1)

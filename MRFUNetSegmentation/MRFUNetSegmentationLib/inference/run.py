@@ -13,12 +13,13 @@ from torch.overrides import TorchFunctionMode
 from ..errors import Cancelled
 
 Progress = Callable[[str, float], None]
-RESAMPLING, PRIOR, UNET, MEAN_FIELD, SAMPLING, BACK = (
+RESAMPLING, PRIOR, UNET, MEAN_FIELD, SAMPLING, COUNTING, BACK = (
     "Resampling",
     "Prior",
     "U-Net",
     "Mean field",
     "Sampling",
+    "Comparing the samples",
     "Back to the volume's grid",
 )
 

@@ -6,15 +6,14 @@ for Image Segmentation", MIDL 2021 (arXiv 2104.05495).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from .hyper_parameters import HyperParameters
-from .mrf import MRF, log_posterior, mean_field
+from .mrf import MRF
+from .product_of_experts import ProductOfExperts, check_iterations
 from .unet import UNet
 
 
@@ -63,12 +62,7 @@ class MRFUNetConfig(HyperParameters):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if self.decoder_activations is not None:
             object.__setattr__(self, "decoder_activations", tuple(self.decoder_activations))
-        low, high = self.training_iterations
-        if self.iterations < 1 or not 1 <= low <= high:
-            raise ValueError(
-                f"mean-field iterations must be at least 1 and in order, "
-                f"got {self.iterations} and {self.training_iterations}"
-            )
+        check_iterations(self.iterations, self.training_iterations)
 
     @classmethod
     def paper(cls, j: int, classes: int = 4, **changes) -> MRFUNetConfig:
@@ -82,7 +76,7 @@ class MRFUNetConfig(HyperParameters):
         return cls(classes=classes, dim=dim, **changes)
 
 
-class MRFUNet(nn.Module):
+class MRFUNet(ProductOfExperts):
     """Class posteriors of an image from a U-Net and an MRF prior, by mean field."""
 
     def __init__(self, config: MRFUNetConfig) -> None:
@@ -131,32 +125,3 @@ class MRFUNet(nn.Module):
     def logits(self, image: Tensor) -> Tensor:
         """Return the U-Net's logits (B, K, *spatial) of an image (B, C, *spatial)."""
         return self.unet(image)
-
-    def responsibilities(
-        self, logits: Tensor, iterations: int | None = None, tolerance: float = 0.0
-    ) -> Iterator[Tensor]:
-        """Yield the responsibilities (B, K, *spatial) after each mean-field iteration.
-
-        Args:
-            logits: (B, K, *spatial), the U-Net's.
-            iterations: their number; None means `config.iterations`.
-            tolerance: ends them early (see `mean_field`).
-        """
-        if self.mrf is None:
-            raise ValueError("this network is a U-Net without an MRF: it has no mean field")
-        log_likelihood = functional.log_softmax(logits, dim=1)
-        iterations = iterations or self.config.iterations
-        return mean_field(log_likelihood, self.mrf, iterations, self.config.w, tolerance)
-
-    def log_posterior(self, logits: Tensor) -> Tensor:
-        """Return the log-posteriors (B, K, *spatial) of the U-Net's logits, as in `forward`."""
-        log_likelihood = functional.log_softmax(logits, dim=1)
-        if self.mrf is None:
-            return log_likelihood
-        return log_posterior(log_likelihood, self.mrf, self._iterations(), self.config.w)
-
-    def _iterations(self) -> int:
-        if not self.training:
-            return self.config.iterations
-        low, high = self.config.training_iterations
-        return int(torch.randint(low, high + 1, ()))

@@ -10,6 +10,9 @@ Sampling is split so that the expensive part is done once for an image:
     prior = network.prior(image)
     for epsilon in …:
         logits = network.decode(projected, prior.mean + prior.stddev * epsilon)
+
+Beyond the paper it may carry a Markov random field as a further expert (see `ProductOfExperts`):
+the logits of each sample then go through the mean field, and every hypothesis is spatially regular.
 """
 
 from __future__ import annotations
@@ -24,6 +27,8 @@ from torch.distributions import Independent, Normal
 from torch.nn import functional
 
 from .hyper_parameters import HyperParameters
+from .mrf import MRF
+from .product_of_experts import ProductOfExperts, check_iterations
 from .unet import KERNEL_SIZE, convolution
 
 _POOL = {2: functional.avg_pool2d, 3: functional.avg_pool3d}
@@ -43,6 +48,9 @@ class ProbabilisticUNetConfig(HyperParameters):
         convolutions: convolutions per scale.
         latent: dimension of the latent space.
         f_comb_layers: 1x1(x1) convolutions of f_comb, the last one to the classes included.
+        mrf: True for an MRF over the labels of each sample; it has two classes for a sigmoid.
+        mrf_filters, mrf_extra_layers, iterations, training_iterations, w: of the MRF and its mean
+            field, as in `MRFUNetConfig`.
     """
 
     dim: int = 2
@@ -52,9 +60,17 @@ class ProbabilisticUNetConfig(HyperParameters):
     convolutions: int = 3
     latent: int = 6
     f_comb_layers: int = 4
+    mrf: bool = False
+    mrf_filters: int | None = None
+    mrf_extra_layers: int = 0
+    iterations: int = 10
+    training_iterations: tuple[int, int] = (5, 15)
+    w: float = 1.0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "filters", tuple(self.filters))
+        for name in ("filters", "training_iterations"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        check_iterations(self.iterations, self.training_iterations)
         for name, least in (
             ("classes", 1), ("in_channels", 1), ("convolutions", 1), ("latent", 1),
             ("f_comb_layers", 2),
@@ -160,7 +176,7 @@ class FComb(nn.Module):
         return self.final(x)
 
 
-class ProbabilisticUNet(nn.Module):
+class ProbabilisticUNet(ProductOfExperts):
     """Samples plausible segmentations of an image."""
 
     def __init__(self, config: ProbabilisticUNetConfig) -> None:
@@ -175,6 +191,11 @@ class ProbabilisticUNet(nn.Module):
             if isinstance(module, convolution(config.dim)):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
                 nn.init.zeros_(module.bias)
+        self.mrf = (
+            MRF(config.dim, max(2, config.classes), config.mrf_filters, config.mrf_extra_layers)
+            if config.mrf
+            else None
+        )
 
     @property
     def stride(self) -> int:
@@ -182,7 +203,7 @@ class ProbabilisticUNet(nn.Module):
         return 2 ** (len(self.config.filters) - 1)
 
     def forward(self, image: Tensor, epsilon: Tensor | None = None) -> Tensor:
-        """Return the class probabilities (B, K, *spatial) of one hypothesis.
+        """Return the class probabilities (B, K, *spatial) of one hypothesis, by the MRF if any.
 
         Args:
             image: (B, C, *spatial).
@@ -191,7 +212,11 @@ class ProbabilisticUNet(nn.Module):
         """
         prior = self.prior(image)
         z = prior.mean if epsilon is None else prior.mean + prior.stddev * epsilon
-        return self.probabilities(self.decode(self.project(self.features(image)), z))
+        logits = self.decode(self.project(self.features(image)), z)
+        if self.mrf is None:
+            return self.probabilities(logits)
+        probabilities = self.log_posterior(logits).exp()
+        return probabilities[:, 1:] if self.config.classes == 1 else probabilities
 
     def features(self, image: Tensor) -> Tensor:
         """Return the U-Net's features (B, F, *spatial) of an image (B, C, *spatial).
@@ -234,8 +259,17 @@ class ProbabilisticUNet(nn.Module):
         """Return the logits (B, K, *spatial) of projected features and a latent z (B, latent)."""
         return self.f_comb(projected, z)
 
+    def log_likelihood(self, logits: Tensor) -> Tensor:
+        """Return the log-probabilities of logits; of a sigmoid's (B, 1, …), of both classes."""
+        if self.config.classes == 1:  # sigmoid(x) = softmax((0, x))
+            logits = torch.cat((torch.zeros_like(logits), logits), dim=1)
+        return super().log_likelihood(logits)
+
     def probabilities(self, logits: Tensor) -> Tensor:
-        """Return class probabilities (B, K, *spatial): sigmoid of one channel, else softmax."""
+        """Return class probabilities (B, K, *spatial) without the MRF.
+
+        Sigmoid of one channel, else softmax.
+        """
         return logits.sigmoid() if self.config.classes == 1 else logits.softmax(dim=1)
 
     def _check(self, image: Tensor) -> None:

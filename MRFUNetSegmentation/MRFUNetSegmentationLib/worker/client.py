@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,10 @@ import numpy as np
 from ..checkpoints.card import ModelCard
 from ..checkpoints.header import find_checkpoint
 from ..errors import Cancelled, MRFUNetError, WorkerError
+from ..inference.sampled import decompress
 from ..inference.volume import Volume
-from . import protocol
+from . import folder as private
+from . import protocol, sampled
 from .process import WorkerProcess
 
 # How long a computation may take to end by itself after a cancel.
@@ -37,6 +39,7 @@ class JobResult:
         device: on which it was computed, in words.
         timings: seconds per stage; "Loading the model" only if it was not loaded yet.
         warnings: in words.
+        maps: float32 [k, j, i] by name, those that were asked for.
     """
 
     labels: np.ndarray
@@ -45,6 +48,7 @@ class JobResult:
     device: str
     timings: dict[str, float]
     warnings: list[str]
+    maps: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 class Worker:
@@ -75,36 +79,110 @@ class Worker:
         """Whether a job is running, as far as its `poll` has noticed."""
         return self._job is not None and self._job.state == "running"
 
-    def submit(self, volume: Volume, model: str | Path, device: str = "auto") -> Job:
+    def submit(
+        self,
+        volume: Volume,
+        model: str | Path,
+        device: str = "auto",
+        *,
+        mrf: bool = True,
+        maps: Collection[str] = (),
+    ) -> Job:
         """Start to segment a volume; the job's result is a `JobResult`.
 
         Args:
             volume: what to segment; it is copied to disk before this returns.
             model: name of a bundled model, or path of a checkpoint.
             device: auto, cpu, cuda, cuda:N or mps.
+            mrf: False leaves the network's MRF out.
+            maps: "entropy" and "variance" of an MRF-UNet's posterior.
 
-        It waits for a job that is about to end: a cancelled one, or a question for devices.
+        It waits for a job that is about to end: a cancelled one, a question for devices, or slices
+        of another latent.
 
         Raises:
             CheckpointError: if there is no such model.
             WorkerError: if a job is running, or the process cannot be started.
         """
-        path = find_checkpoint(model).resolve()
+        process, of_volume = self._of_volume(volume, model, device, mrf)
+        number = of_volume["job"]
+        names = {name: f"{name}-{number}.npy" for name in maps}
+        request = protocol.Segment(**of_volume, labels=f"labels-{number}.npy", maps=names)
+        files = [process.folder / f for f in (request.volume, request.labels, *names.values())]
+
+        def read_result(result: dict) -> JobResult:
+            card = ModelCard.from_dict(result.pop("card"))
+            labels = _load(process.folder / request.labels)
+            found = {name: _load(process.folder / file) for name, file in names.items()}
+            return JobResult(labels=labels, card=card, maps=found, **result)
+
+        return self._start(process, request, read_result, files)
+
+    def sample(
+        self,
+        volume: Volume,
+        model: str | Path,
+        number: int,
+        seed: int = 0,
+        consensus: str = "mean",
+        device: str = "auto",
+        *,
+        mrf: bool = True,
+    ) -> Job:
+        """Start to draw plausible segmentations; the job's result is a `SampledResult`.
+
+        The job's `on_sample` is called with each as soon as it is drawn.
+
+        Args:
+            volume: as for `submit`.
+            model: as for `submit`, a Probabilistic U-Net.
+            number: of samples, 1 to 1000.
+            seed: the same one gives the same samples.
+            consensus: "mean", "majority" or "staple".
+            device: as for `submit`.
+            mrf: as for `submit`.
+
+        Raises:
+            CheckpointError, WorkerError: as `submit`.
+        """
+        process, of_volume = self._of_volume(volume, model, device, mrf)
+        folder = f"{private.SAMPLED}{of_volume['job']}"
+        request = protocol.Sample(
+            **of_volume, number=number, seed=seed, consensus=consensus, folder=folder
+        )
+        files = [process.folder / f for f in (request.volume, folder)]
+        return self._start(process, request, lambda _: sampled.read(files[1]), files)
+
+    def decode(
+        self, job: Job, epsilon: Sequence[float], voxel: tuple[int, int, int] | None = None
+    ) -> Job:
+        """Start to segment the volume of a sampling job once more, for another latent.
+
+        The job's result is the label map, uint8 [k, j, i]; with a voxel a list of the slices
+        [j, i], [k, i] and [k, j] through it, much faster (see `LatentSpace.slice_labels`).
+
+        Args:
+            job: the last one that drew samples.
+            epsilon: (latent,), in standard deviations of the prior from its mean, as in
+                `SampledResult.per_sample` and `SampledResult.directions`.
+            voxel: k, j, i.
+
+        Raises:
+            WorkerError: if another job is running, or the process cannot be started.
+        """
         process = self._ready_process()
         number = next(self._numbers)
-        volume_file = process.folder / f"volume-{number}.npy"
-        labels_file = process.folder / f"labels-{number}.npy"
-        _save(volume_file, volume.array)
-        request = protocol.Segment(
-            job=number,
-            volume=volume_file.name,
-            labels=labels_file.name,
-            **vars(volume.geometry),
-            model=str(path),
-            device=device,
+        names = tuple(f"labels-{number}-{n}.npy" for n in range(1 if voxel is None else 3))
+        request = protocol.Decode(
+            number, job.number, tuple(float(e) for e in epsilon), voxel, names
         )
-        self._job = Job(process, request, _read_result, (volume_file, labels_file))
-        return self._job
+        files = [process.folder / name for name in names]
+
+        def read_result(_: dict) -> np.ndarray | list[np.ndarray]:
+            labels = [_load(file) for file in files]
+            return labels if voxel is not None else labels[0]
+
+        return self._start(process, request, read_result, files)
 
     def request_devices(self) -> Job:
         """Start to ask for devices, which takes seconds while torch is not loaded yet.
@@ -116,8 +194,7 @@ class Worker:
             WorkerError: if a job is running, or the process cannot be started.
         """
         request = protocol.Devices(job=next(self._numbers))
-        self._job = Job(self._ready_process(), request, lambda result, files: result, ())
-        return self._job
+        return self._start(self._ready_process(), request, lambda result: result, ())
 
     def devices(self, timeout: float = 120.0) -> dict[str, Any]:
         """Ask for devices and wait for the answer; see `request_devices`.
@@ -148,6 +225,34 @@ class Worker:
         if self._process:
             self._process.end()
 
+    def _of_volume(
+        self, volume: Volume, model: str | Path, device: str, mrf: bool
+    ) -> tuple[WorkerProcess, dict[str, Any]]:
+        """Save the volume; return the process and what requests for a volume have in common."""
+        path = find_checkpoint(model).resolve()
+        process = self._ready_process()
+        number = next(self._numbers)
+        file = process.folder / f"volume-{number}.npy"
+        _save(file, volume.array)
+        return process, {
+            "job": number,
+            "volume": file.name,
+            **vars(volume.geometry),
+            "model": str(path),
+            "device": device,
+            "mrf": mrf,
+        }
+
+    def _start(
+        self,
+        process: WorkerProcess,
+        request: protocol.Request,
+        read_result: Callable[[dict], Any],
+        files: Sequence[Path],
+    ) -> Job:
+        self._job = Job(process, request, read_result, files)
+        return self._job
+
     def _ready_process(self) -> WorkerProcess:
         if self.busy:
             self._job.poll()
@@ -173,20 +278,23 @@ class Job:
         result: when done; what it is depends on the request.
         error: when failed or cancelled.
         on_progress: called by `poll` with the stage in words and the fraction 0..1 of the run.
+        on_sample: called by `poll` with the number 0 .. N - 1 of a sample that has been drawn, and
+            with its label map, uint8 [k, j, i].
     """
 
     def __init__(
         self,
         process: WorkerProcess,
-        request: protocol.Segment | protocol.Devices,
-        read_result: Callable[[dict, tuple[Path, ...]], Any],
-        files: tuple[Path, ...],
+        request: protocol.Request,
+        read_result: Callable[[dict], Any],
+        files: Sequence[Path],
     ) -> None:
-        """Send the request; `files` are deleted when the job has ended."""
+        """Send the request; `files` and folders are deleted when the job has ended."""
         self.state = "running"
         self.result: Any = None
         self.error: MRFUNetError | None = None
         self.on_progress: Callable[[str, float], None] | None = None
+        self.on_sample: Callable[[int, np.ndarray], None] | None = None
         self._process = process
         self._request = request
         self._read_result = read_result
@@ -200,9 +308,14 @@ class Job:
         return self._deadline is not None
 
     @property
+    def number(self) -> int:
+        """Number of the job, by which the process knows it."""
+        return self._request.job
+
+    @property
     def ends_soon(self) -> bool:
-        """Whether it takes seconds only: a cancelled job, or a question for devices."""
-        return self.cancelling or isinstance(self._request, protocol.Devices)
+        """Whether it takes seconds only: a cancelled job, devices, or another latent."""
+        return self.cancelling or isinstance(self._request, protocol.Devices | protocol.Decode)
 
     def poll(self) -> None:
         """Take note of what has happened since the last call, without waiting."""
@@ -256,14 +369,23 @@ class Job:
         elif isinstance(event, protocol.Progress):
             if self.on_progress and not self.cancelling:
                 self.on_progress(event.stage, event.fraction)
+        elif isinstance(event, protocol.Drawn):
+            if self.on_sample and not self.cancelling:
+                self._show(event.sample)
         elif isinstance(event, protocol.Failed):
             self._finish(event.error())
         else:
             self._succeed(event.result)
 
+    def _show(self, sample: int) -> None:
+        request = self._request
+        folder = self._process.folder / request.folder
+        compressed = sampled.sample_file(folder, sample).read_bytes()
+        self.on_sample(sample, decompress(compressed, request.geometry.size[::-1]))
+
     def _succeed(self, result: dict) -> None:
         try:
-            self.result = self._read_result(result, self._files)
+            self.result = self._read_result(result)
         except (OSError, ValueError) as error:
             self._finish(WorkerError(f"The result cannot be read ({error}). Run it again."))
         else:
@@ -285,6 +407,8 @@ class Job:
         if asked_to_end:
             error, self.result = Cancelled(), None
         for file in self._files:
+            if file.is_dir():
+                private.remove_sampled(file)
             with suppress(OSError):
                 file.unlink()
         self.error = error
@@ -305,9 +429,8 @@ def _save(file: Path, array: np.ndarray) -> None:
         ) from error
 
 
-def _read_result(result: dict, files: tuple[Path, ...]) -> JobResult:
-    card = ModelCard.from_dict(result.pop("card"))
-    return JobResult(labels=np.load(files[1], allow_pickle=False), card=card, **result)
+def _load(file: Path) -> np.ndarray:
+    return np.load(file, allow_pickle=False)
 
 
 def _with_log(text: str, log: str) -> str:

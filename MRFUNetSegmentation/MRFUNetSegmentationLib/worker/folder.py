@@ -10,12 +10,17 @@ from __future__ import annotations
 import os
 import tempfile
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from . import sampled
+
 PREFIX = "mrfunet-worker-"
 LOG = "worker.log"
+# How the names of sampling runs' folders begin.
+SAMPLED = "sampled-"
 # A folder younger than this may belong to a client that has yet to open the log.
 _GRACE_SECONDS = 60.0
 
@@ -50,7 +55,18 @@ def read_log_tail(folder: Path, lines: int = 20) -> str:
 
 def remove(folder: Path) -> None:
     """Remove the folder and what belongs in it, as far as the system lets us; nothing else."""
-    for file in [*folder.glob("*.npy"), folder / LOG]:
+    for run in folder.glob(f"{SAMPLED}*"):
+        remove_sampled(run)
+    _remove(folder, [*folder.glob("*.npy"), folder / LOG])
+
+
+def remove_sampled(folder: Path) -> None:
+    """Remove the folder of a sampling run, likewise."""
+    _remove(folder, [f for pattern in sampled.FILES for f in folder.glob(pattern)])
+
+
+def _remove(folder: Path, files: Iterable[Path]) -> None:
+    for file in files:
         with suppress(OSError):
             file.unlink()
     with suppress(OSError):

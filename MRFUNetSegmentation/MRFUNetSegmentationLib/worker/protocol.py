@@ -15,31 +15,31 @@ import numpy as np
 from ..errors import Cancelled, MRFUNetError, WorkerError
 from ..inference.volume import Geometry
 
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
-class Segment:
-    """Request: segment a volume.
+class OfVolume:
+    """What requests for a volume have in common.
 
     Attributes:
         job: number of the job.
         volume: name of the file with the voxels [k, j, i].
-        labels: name of the file to write the label map to, uint8 [k, j, i].
         size, spacing, origin, direction: the volume's geometry.
         model: path of the checkpoint.
         device: auto, cpu, cuda, cuda:N or mps.
+        mrf: False leaves the network's MRF out.
     """
 
     job: int
     volume: str
-    labels: str
     size: tuple[int, ...]
     spacing: tuple[float, ...]
     origin: tuple[float, ...]
     direction: tuple[float, ...]
     model: str
     device: str
+    mrf: bool
 
     @property
     def geometry(self) -> Geometry:
@@ -47,6 +47,56 @@ class Segment:
         return Geometry(
             tuple(self.size), tuple(self.spacing), tuple(self.origin), tuple(self.direction)
         )
+
+
+@dataclass(frozen=True)
+class Segment(OfVolume):
+    """Request: segment a volume.
+
+    Attributes:
+        labels: name of the file to write the label map to, uint8 [k, j, i].
+        maps: names of maps of the posterior, with the files to write them to, float32 [k, j, i].
+    """
+
+    labels: str
+    maps: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Sample(OfVolume):
+    """Request: draw plausible segmentations of a volume.
+
+    Attributes:
+        number: of samples.
+        seed: of the latents.
+        consensus: its method.
+        folder: name of the folder to write to (see `sampled`).
+    """
+
+    number: int
+    seed: int
+    consensus: str
+    folder: str
+
+
+@dataclass(frozen=True)
+class Decode:
+    """Request: segment the last sampled volume again, for another latent.
+
+    Attributes:
+        job: number of the job.
+        sampled: number of the job that sampled the volume.
+        epsilon: the latent, in standard deviations of the prior from its mean.
+        voxel: k, j, i for the three slices through it, None for the whole volume.
+        labels: names of the files to write to, uint8: of the three slices [j, i], [k, i] and
+            [k, j], or of the label map [k, j, i].
+    """
+
+    job: int
+    sampled: int
+    epsilon: tuple[float, ...]
+    voxel: tuple[int, ...] | None
+    labels: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -78,6 +128,14 @@ class Progress:
     job: int
     stage: str
     fraction: float
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Event: the file of a sample, 0 .. N - 1, is complete."""
+
+    job: int
+    sample: int
 
 
 @dataclass(frozen=True)
@@ -115,11 +173,14 @@ class Failed:
         return kinds.get(self.kind, WorkerError)(self.text)
 
 
-Request = Segment | Devices | Cancel
-Event = Hello | Progress | Done | Failed
+Request = Segment | Sample | Decode | Devices | Cancel
+Event = Hello | Progress | Drawn | Done | Failed
 _MESSAGES = {
-    kind.__name__: kind for kind in (Segment, Devices, Cancel, Hello, Progress, Done, Failed)
-}
+    kind.__name__: kind
+    for kind in (
+        Segment, Sample, Decode, Devices, Cancel, Hello, Progress, Drawn, Done, Failed
+    )
+}  # fmt: skip
 
 
 def encode(message: Request | Event) -> bytes:

@@ -12,7 +12,9 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -21,10 +23,11 @@ import numpy as np
 
 from .. import errors
 from ..inference.volume import Volume
-from . import folder, protocol
+from . import folder, protocol, sampled
 
 if TYPE_CHECKING:
     from ..inference.engine import Segmenter
+    from ..inference.latent_space import LatentSpace
 
 STARTING = "Starting PyTorch"
 LOADING = "Loading the model"
@@ -56,7 +59,9 @@ class Server:
         self._send = send
         self._requests: SimpleQueue[protocol.Request] = SimpleQueue()
         self._cancelled: set[int] = set()
-        self._segmenters: dict[tuple[str, str], tuple[tuple[int, int], Segmenter]] = {}
+        self._segmenters: dict[tuple[str, str, bool], tuple[tuple[int, int], Segmenter]] = {}
+        # Of the last sampled volume, with the number of the job.
+        self._space: tuple[int, LatentSpace] | None = None
 
     def accept(self, request: protocol.Request) -> None:
         """Take a request, from any thread: cancel at once, put others in the queue."""
@@ -82,7 +87,12 @@ class Server:
             if "torch" not in sys.modules:
                 self._send(protocol.Progress(request.job, STARTING, 0.0))
             _import_torch()
-            act = self._segment if isinstance(request, protocol.Segment) else self._devices
+            act = {
+                protocol.Segment: self._segment,
+                protocol.Sample: self._sample,
+                protocol.Decode: self._decode,
+                protocol.Devices: self._devices,
+            }[type(request)]
             return protocol.Done(request.job, act(request))
         except errors.MRFUNetError as error:
             return protocol.Failed.of(request.job, error)
@@ -94,15 +104,14 @@ class Server:
 
     def _segment(self, request: protocol.Segment) -> dict[str, Any]:
         progress = _Progress(request.job, self._send)
-        started = time.perf_counter()
-        segmenter, loaded = self._segmenter(request.model, request.device, progress)
-        loading = {LOADING: time.perf_counter() - started} if loaded else {}
-        # "c": the engine may treat the array as its own, and the file stays as it is.
-        array = np.load(self._folder / request.volume, mmap_mode="c", allow_pickle=False)
+        segmenter, loading, volume = self._opened(request, progress)
         result = segmenter.segment(
-            Volume(array, request.geometry), progress, lambda: request.job in self._cancelled
+            volume, progress, self._asks_to_end(request), maps=list(request.maps)
         )
-        np.save(self._folder / request.labels, result.labels.astype(np.uint8, copy=False))
+        with self._writing():
+            np.save(self._folder / request.labels, result.labels.astype(np.uint8, copy=False))
+            for name, file in request.maps.items():
+                np.save(self._folder / file, result.maps[name])
         progress.complete()
         return {
             "card": result.card.to_dict(),
@@ -112,19 +121,85 @@ class Server:
             "warnings": list(result.warnings),
         }
 
-    def _segmenter(self, model: str, device: str, progress: _Progress) -> tuple[Segmenter, bool]:
+    def _sample(self, request: protocol.Sample) -> dict[str, Any]:
+        progress = _Progress(request.job, self._send)
+        segmenter, loading, volume = self._opened(request, progress)
+        folder = self._folder / request.folder
+        with self._writing():
+            folder.mkdir()
+
+        def drawn(sample: int, compressed: bytes, _: None) -> None:
+            with self._writing():
+                sampled.write_sample(folder, sample, compressed)
+            self._send(protocol.Drawn(request.job, sample))
+
+        space = segmenter.encode(volume, request.number, progress, self._asks_to_end(request))
+        result = space.sample(request.number, request.seed, request.consensus, drawn)
+        with self._writing():
+            sampled.write(folder, replace(result, timings={**loading, **result.timings}))
+        self._space = request.job, space
+        progress.complete()
+        return {}
+
+    def _decode(self, request: protocol.Decode) -> dict[str, Any]:
+        from ..inference.run import Run
+
+        job, space = self._space or (None, None)
+        if job != request.sampled:
+            raise errors.InputError(
+                "The features of this volume are no longer at hand, for another one was computed "
+                "since. Draw the samples again."
+            )
+        run = Run({}, lambda stage, fraction: None, self._asks_to_end(request))
+        space = replace(space, run=run)
+        if request.voxel is None:
+            found = [space.labels(request.epsilon)]
+        else:
+            found = space.slice_labels(request.epsilon, tuple(request.voxel))
+        with self._writing():
+            for file, labels in zip(request.labels, found, strict=True):
+                np.save(self._folder / file, labels)
+        return {}
+
+    def _opened(
+        self, request: protocol.OfVolume, progress: _Progress
+    ) -> tuple[Segmenter, dict[str, float], Volume]:
+        """Return the model, the seconds that loading it took, if it was loaded, and the volume."""
+        self._space = None  # may be large, and there will be another one
+        started = time.perf_counter()
+        segmenter, loaded = self._segmenter(request, progress)
+        loading = {LOADING: time.perf_counter() - started} if loaded else {}
+        # "c": the engine may treat the array as its own, and the file stays as it is.
+        array = np.load(self._folder / request.volume, mmap_mode="c", allow_pickle=False)
+        return segmenter, loading, Volume(array, request.geometry)
+
+    def _asks_to_end(self, request: protocol.Request) -> Callable[[], bool]:
+        return lambda: request.job in self._cancelled
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise errors.OutputError(
+                f"The result cannot be written to {self._folder} ({error.strerror or error}). "
+                "Free some disk space there, then run it again."
+            ) from error
+
+    def _segmenter(self, request: protocol.OfVolume, progress: _Progress) -> tuple[Segmenter, bool]:
         """Return the model on the device, and whether it had to be loaded."""
         from ..checkpoints.load import load_checkpoint
         from ..inference.engine import Segmenter
 
+        model, device, mrf = request.model, request.device, request.mrf
         stat = Path(model).stat()
         stamp = (stat.st_mtime_ns, stat.st_size)
-        known, segmenter = self._segmenters.get((model, device), (None, None))
+        known, segmenter = self._segmenters.get((model, device, mrf), (None, None))
         if known == stamp:
             return segmenter, False
         progress(LOADING, 0.0)
-        segmenter = Segmenter(load_checkpoint(model), device)
-        self._segmenters[model, device] = stamp, segmenter
+        segmenter = Segmenter(load_checkpoint(model), device, mrf=mrf)
+        self._segmenters[model, device, mrf] = stamp, segmenter
         return segmenter, True
 
     def _devices(self, request: protocol.Devices) -> dict[str, Any]:

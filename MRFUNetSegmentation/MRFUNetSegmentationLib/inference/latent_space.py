@@ -1,0 +1,246 @@
+"""A volume's features and prior, kept: any latent then gives a segmentation at once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import InputError
+from ..uncertainty.consensus import majority_consensus, mean_consensus, staple_consensus
+from ..uncertainty.statistics import MostProbable, RunningStatistics
+from ..uncertainty.structures import Overlaps, principal_directions, volume_statistics
+from . import sampled
+from .probabilistic import Encoding
+from .run import COUNTING, SAMPLING, Run
+from .sampled import SampledResult, check_number
+from .to_volume import ToVolume
+from .volume import Geometry
+
+if TYPE_CHECKING:
+    from .engine import Segmenter
+
+
+# Called with the number 0 .. N - 1 of a sample, its compressed labels and, [K, k, j, i], its class
+# probabilities.
+OnSample = Callable[[int, bytes, "np.ndarray | None"], None]
+
+
+@dataclass(frozen=True)
+class LatentSpace:
+    """What all plausible segmentations of a volume share.
+
+    A latent is given by its epsilon (latent,): standard deviations of the prior from its mean.
+
+    Attributes:
+        segmenter: whose model it is.
+        geometry: the volume's.
+        encoding: features and prior.
+        to_volume: the way back to the volume's grid.
+        run: its timings and warnings go on to what follows.
+    """
+
+    segmenter: Segmenter
+    geometry: Geometry
+    encoding: Encoding
+    to_volume: ToVolume
+    run: Run
+
+    @torch.inference_mode()
+    def labels(self, epsilon: np.ndarray) -> np.ndarray:
+        """Return the segmentation of a latent: uint8 [k, j, i]."""
+        winner = MostProbable()
+        for value, p in enumerate(self._probabilities(_tensor(epsilon))):
+            winner.take(value, p)
+        return winner.labels.numpy()
+
+    @torch.inference_mode()
+    def slice_labels(self, epsilon: np.ndarray, voxel: tuple[int, int, int]) -> list[np.ndarray]:
+        """Return the three slices of a latent's segmentation through a voxel, much faster.
+
+        An approximation for a slider that moves: an MRF does not see the neighbours across a slice
+        (see `ProbabilisticPredictor.decode_planes`), and what is apart from the main piece stays.
+
+        Args:
+            epsilon: (latent,).
+            voxel: k, j, i.
+
+        Returns:
+            uint8 [j, i] at k, [k, i] at j and [k, j] at i.
+
+        Raises:
+            InputError: if the voxel is outside.
+        """
+        shape = self.geometry.size[::-1]
+        if not all(0 <= index < n for index, n in zip(voxel, shape, strict=True)):
+            raise InputError(f"There is no voxel [k, j, i] {voxel} in a volume of {shape}.")
+        predictor = self.segmenter.predictor
+        slices = []
+        for axis, index in enumerate(voxel):
+            slab = self.to_volume.slab(axis, index)
+            probabilities = predictor.decode_planes(
+                self.encoding, _tensor(epsilon), slab.box, slab.across
+            )
+            slices.append(self.to_volume.slice_labels(probabilities, slab))
+        return slices
+
+    @torch.inference_mode()
+    def draw(self, number: int, seed: int) -> Iterator[tuple[Tensor, Iterator[Tensor]]]:
+        """Yield the epsilon and the class probabilities [k, j, i], one by one, of each sample.
+
+        The latents are drawn on the CPU, so that a seed gives the same ones on every device.
+        """
+        rng = torch.Generator().manual_seed(seed)
+        for _ in range(number):
+            epsilon = torch.randn(self.encoding.latent, generator=rng)
+            yield epsilon, self._probabilities(epsilon)
+
+    @torch.inference_mode()
+    def sample(
+        self,
+        number: int,
+        seed: int = 0,
+        consensus: str = "mean",
+        on_sample: OnSample = lambda sample, compressed, probabilities: None,
+        keep_probabilities: bool = False,
+    ) -> SampledResult:
+        """Draw plausible segmentations and say what they have in common.
+
+        Memory holds the compressed label maps, and else what does not depend on their number.
+
+        Args:
+            number: 1 to 1000.
+            seed: of the latents.
+            consensus: "mean" (largest mean probability), "majority" or "staple".
+            on_sample: called with each sample when it is drawn.
+            keep_probabilities: whether `on_sample` gets the probabilities, or None for them.
+
+        Raises:
+            InputError: for an impossible number or consensus.
+            Cancelled: as soon as the run is to end.
+        """
+        check_number(number)
+        if consensus not in sampled.CONSENSUS_METHODS:
+            raise InputError(
+                f"{consensus}: no such consensus. Choose {', '.join(sampled.CONSENSUS_METHODS)}."
+            )
+        run, card = self.run, self.segmenter.checkpoint.card
+        statistics = RunningStatistics(len(card.classes), self.geometry.size[::-1])
+        compressed, epsilons = [], []
+        run.begin(SAMPLING)
+        for n, (epsilon, classes) in enumerate(self.draw(number, seed)):
+            with run.checking():
+                kept = [p.numpy() for p in classes] if keep_probabilities else None
+                given = map(torch.from_numpy, kept) if keep_probabilities else classes
+                labels = statistics.add(given)
+            compressed.append(sampled.compress(labels.numpy()))
+            epsilons.append(epsilon)
+            on_sample(n, compressed[-1], np.stack(kept) if keep_probabilities else None)
+            run.advance((n + 1) / number)
+        run.begin(COUNTING)
+        return self._result(statistics, compressed, epsilons, seed, consensus)
+
+    def _result(
+        self,
+        statistics: RunningStatistics,
+        compressed: list[bytes],
+        epsilons: list[Tensor],
+        seed: int,
+        method: str,
+    ) -> SampledResult:
+        run, segmenter, geometry = self.run, self.segmenter, self.geometry
+        classes = segmenter.checkpoint.card.classes
+        structures = [c for c in classes if not c.background]
+        shape = geometry.size[::-1]
+
+        def labels(n: int) -> np.ndarray:
+            run.check()
+            return sampled.decompress(compressed[n], shape)
+
+        if method == "staple":
+            background = next((c.value for c in classes if c.background), None)
+            agreed = staple_consensus(labels, statistics, background)
+        else:
+            agreed = {"mean": mean_consensus, "majority": majority_consensus}[method](statistics)
+        consensus = agreed.numpy()
+        overlaps = Overlaps.of(labels, len(compressed), statistics.counts, consensus)
+        values = [c.value for c in structures]
+        epsilon = torch.stack(epsilons).double().numpy()
+        distances = overlaps.distance_to_consensus(values)
+        ml = geometry.voxel_ml
+        per_sample = [
+            {
+                "volumes_ml": {v: float(overlaps.voxels(v)[n]) * ml for v in values},
+                "log_density": self.encoding.log_density(epsilons[n]),
+                "distance_to_consensus": float(distances[n]),
+                "epsilon": epsilon[n].tolist(),
+            }
+            for n in range(len(compressed))
+        ]
+        entries = [
+            {
+                "value": c.value,
+                "name": c.name,
+                "color": list(c.color),
+                "segment_id": c.segment_id,
+                "volume_ml": volume_statistics(overlaps.voxels(c.value) * ml),
+                "consensus_ml": overlaps.consensus_voxels(c.value) * ml,
+                "iou": overlaps.iou_of_all(c.value),
+                "pairwise_dice": overlaps.mean_pairwise_dice(c.value),
+            }
+            for c in structures
+        ]
+        for entry in entries:
+            if entry["iou"] is None:
+                run.warn(f"No sample contains {entry['name']}.")
+        maps = {
+            name: getattr(statistics, name).numpy()
+            for name in (
+                sampled.VARIANCE,
+                sampled.ENTROPY,
+                sampled.EXPECTED_ENTROPY,
+                sampled.MUTUAL_INFORMATION,
+                sampled.AGREEMENT,
+            )
+        }
+        for c in classes:
+            maps[f"{sampled.PROBABILITY}{c.value}"] = statistics.mean[c.value].numpy()
+        directions = [
+            {"direction": direction.tolist(), "share": share}
+            for direction, share in principal_directions(epsilon, overlaps, values)
+        ]
+        run.end()
+        return SampledResult(
+            compressed=compressed,
+            seed=seed,
+            geometry=geometry,
+            consensus=consensus,
+            consensus_method=method,
+            maps=maps,
+            structures=entries,
+            per_sample=per_sample,
+            directions=directions,
+            card=segmenter.checkpoint.card,
+            sha256=segmenter.checkpoint.sha256,
+            mrf=segmenter.predictor.mrf,
+            device=segmenter.device_name,
+            timings=dict(run.timings),
+            warnings=list(run.warnings),
+        )
+
+    def _probabilities(self, epsilon: Tensor) -> Iterator[Tensor]:
+        posterior = self.segmenter.on_device(
+            lambda predictor: predictor.decode(self.encoding, epsilon),
+            math.prod(self.to_volume.grid.shape),
+            self.run,
+        )
+        return self.to_volume.probabilities(posterior)
+
+
+def _tensor(epsilon: np.ndarray) -> Tensor:
+    return torch.as_tensor(np.asarray(epsilon), dtype=torch.float32)

@@ -1,0 +1,103 @@
+"""The folder of results that `mrfunet segment` writes: names of its files, and reading it back."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+
+from ..checkpoints.card import ModelCard
+from ..errors import InputError
+from .sampled import SampledResult, compress
+from .volume import Geometry
+
+LABEL_MAP, SEGMENTATION, REPORT, PREVIEW, VOLUMES, SAMPLES = (
+    "segmentation.nii.gz",
+    "segmentation.seg.nrrd",
+    "report.json",
+    "preview.png",
+    "volumes.csv",
+    "samples",
+)
+
+
+def map_file(name: str) -> str:
+    """Return the name of the file of an uncertainty map."""
+    return f"uncertainty_{name}.nii.gz"
+
+
+def sample_file(sample: int) -> str:
+    """Return the name, in the folder, of the label map of sample 0 .. N - 1."""
+    return f"{SAMPLES}/sample_{sample + 1:03}.nii.gz"
+
+
+def probabilities_file(sample: int) -> str:
+    """Return the name, in the folder, of the class probabilities of sample 0 .. N - 1."""
+    return f"{SAMPLES}/probabilities_{sample + 1:03}.nii.gz"
+
+
+def read_result_folder(folder: Path) -> tuple[Path, ModelCard, SampledResult | None]:
+    """Read what `mrfunet segment` has written.
+
+    Args:
+        folder: its output.
+
+    Returns:
+        The path of the segmented file, the model's card, and the result with those maps and samples
+        that were written; None instead if no samples were drawn.
+
+    Raises:
+        InputError: if the folder holds no such result, or a file of it is missing or damaged.
+    """
+    report_file = folder / REPORT
+    if not report_file.is_file():
+        raise InputError(
+            f"{folder}: there is no {REPORT}. Choose a folder that `mrfunet segment` has written."
+        )
+    try:
+        report = json.loads(report_file.read_text(encoding="utf-8"))
+        card = ModelCard.from_dict(report["model"]["card"], str(report_file))
+        result = _sampled(folder, report, card) if "samples" in report else None
+        return Path(report["input"]["path"]), card, result
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{folder}: the result cannot be read ({type(error).__name__}: {error}). Segment the "
+            "scan again."
+        ) from error
+
+
+def read_array(file: Path) -> np.ndarray:
+    """Return the values [k, j, i] of a label map or a map; RuntimeError if that fails."""
+    return sitk.GetArrayFromImage(sitk.ReadImage(str(file)))
+
+
+def _sampled(folder: Path, report: dict[str, Any], card: ModelCard) -> SampledResult:
+    samples = report["samples"]
+    consensus = sitk.ReadImage(str(folder / LABEL_MAP))
+    written = [folder / sample_file(n) for n in range(samples["number"])]
+    kept = [file for file in written if file.is_file()]
+    if kept and kept != written:
+        raise ValueError(f"{len(written) - len(kept)} of {len(written)} samples are missing")
+    return SampledResult(
+        compressed=[compress(read_array(file)) for file in kept],
+        seed=samples["seed"],
+        geometry=Geometry.from_image(consensus),
+        consensus=sitk.GetArrayFromImage(consensus),
+        consensus_method=samples["consensus"],
+        maps={name: read_array(folder / entry["file"]) for name, entry in samples["maps"].items()},
+        structures=samples["structures"],
+        per_sample=[
+            entry | {"volumes_ml": {int(k): ml for k, ml in entry["volumes_ml"].items()}}
+            for entry in samples["per_sample"]
+        ],
+        directions=samples["directions"],
+        card=card,
+        sha256=report["model"]["sha256"],
+        mrf=samples["mrf"],
+        device=report["device"],
+        timings=report["timings_s"],
+        warnings=report["warnings"],
+    )

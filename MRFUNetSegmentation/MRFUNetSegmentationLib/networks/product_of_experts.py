@@ -1,0 +1,75 @@
+"""What networks share whose logits an MRF can make spatially regular.
+
+Brudfors et al., MIDL 2021 (arXiv 2104.05495), equation 4: the posterior is proportional to the
+product of the MRF's prior p(Z) and of F(X), what a network makes of the image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from .mrf import MRF, log_posterior, mean_field
+
+
+class ProductOfExperts(nn.Module):
+    """Base of networks that give logits and may have an MRF.
+
+    Subclasses set `config` (with `iterations`, `training_iterations` and `w`) and `mrf`, which is
+    None for a network on its own.
+    """
+
+    mrf: MRF | None
+
+    def log_likelihood(self, logits: Tensor) -> Tensor:
+        """Return ln F(X) (B, K, *spatial), the normalised log-probabilities of logits."""
+        return functional.log_softmax(logits, dim=1)
+
+    def responsibilities(
+        self, logits: Tensor, iterations: int | None = None, tolerance: float = 0.0
+    ) -> Iterator[Tensor]:
+        """Yield the responsibilities (B, K, *spatial) after each mean-field iteration.
+
+        Args:
+            logits: (B, K, *spatial), the network's.
+            iterations: their number; None means `config.iterations`.
+            tolerance: ends them early (see `mean_field`).
+        """
+        if self.mrf is None:
+            raise ValueError("this network is without an MRF: it has no mean field")
+        iterations = iterations or self.config.iterations
+        log_likelihood = self.log_likelihood(logits)
+        return mean_field(log_likelihood, self.mrf, iterations, self.config.w, tolerance)
+
+    def log_posterior(self, logits: Tensor) -> Tensor:
+        """Return the log-posteriors (B, K, *spatial) of the labels, for the cross-entropy.
+
+        In training mode the number of mean-field iterations is drawn from torch's default
+        generator within `config.training_iterations`; else it is `config.iterations`.
+
+        Args:
+            logits: (B, K, *spatial), the network's.
+        """
+        log_likelihood = self.log_likelihood(logits)
+        if self.mrf is None:
+            return log_likelihood
+        return log_posterior(log_likelihood, self.mrf, self._iterations(), self.config.w)
+
+    def _iterations(self) -> int:
+        if not self.training:
+            return self.config.iterations
+        low, high = self.config.training_iterations
+        return int(torch.randint(low, high + 1, ()))
+
+
+def check_iterations(iterations: int, training_iterations: tuple[int, int]) -> None:
+    """Raise a ValueError where numbers of mean-field iterations make no sense."""
+    low, high = training_iterations
+    if iterations < 1 or not 1 <= low <= high:
+        raise ValueError(
+            f"mean-field iterations must be at least 1 and in order, "
+            f"got {iterations} and {training_iterations}"
+        )

@@ -1,0 +1,89 @@
+"""One segmentation for many samples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+from torch import Tensor
+
+from ..errors import InputError
+from .statistics import MostProbable, RunningStatistics
+
+# STAPLE holds all samples at once.
+_STAPLE_BYTES = 2 * 10**9
+# SimpleITK's default is no limit.
+_STAPLE_ITERATIONS = 50
+
+
+def mean_consensus(statistics: RunningStatistics) -> Tensor:
+    """Return the labels (*shape) of the largest mean probability."""
+    return _largest(statistics.mean)
+
+
+def majority_consensus(statistics: RunningStatistics) -> Tensor:
+    """Return the most frequent labels (*shape); of equally frequent ones the more probable."""
+    # Below one half, so that it decides between equal counts only.
+    return _largest(c + 0.49 * p for c, p in zip(statistics.counts, statistics.mean, strict=True))
+
+
+def staple_consensus(
+    labels: Callable[[int], np.ndarray], statistics: RunningStatistics, background: int | None
+) -> Tensor:
+    """Return the labels [k, j, i] by multi-label STAPLE, of SimpleITK.
+
+    Simultaneous truth and performance level estimation: Warfield et al., IEEE TMI 2004; for
+    several labels Rohlfing et al., IPMI 2003. It sees the box in which any sample has a structure;
+    where it is undecided the majority decides.
+
+    Args:
+        labels: returns the label map [k, j, i] of sample 0 .. N - 1.
+        statistics: of the same samples.
+        background: value of the class that makes no structure, if there is one.
+
+    Raises:
+        InputError: if the samples together need too much memory.
+    """
+    result = majority_consensus(statistics)
+    box = _box(statistics, background)
+    voxels = result[box].numel()
+    if not voxels:
+        return result
+    if statistics.number * voxels > _STAPLE_BYTES:
+        raise InputError(
+            f"STAPLE of {statistics.number} samples needs {statistics.number * voxels / 1e9:.1f} "
+            "GB for them alone. Choose the consensus mean or majority, or fewer samples."
+        )
+    undecided = len(statistics.counts)
+    staple = sitk.MultiLabelSTAPLEImageFilter()
+    staple.SetLabelForUndecidedPixels(undecided)
+    staple.SetMaximumNumberOfIterations(_STAPLE_ITERATIONS)
+    box_numpy = tuple(box)
+    images = [
+        sitk.GetImageFromArray(np.ascontiguousarray(labels(n)[box_numpy]))
+        for n in range(statistics.number)
+    ]
+    found = torch.from_numpy(sitk.GetArrayFromImage(staple.Execute(images)))
+    result[box] = torch.where(found == undecided, result[box], found)
+    return result
+
+
+def _largest(scores) -> Tensor:
+    winner = MostProbable()
+    for value, score in enumerate(scores):
+        winner.take(value, score)
+    return winner.labels
+
+
+def _box(statistics: RunningStatistics, background: int | None) -> tuple[slice, ...]:
+    if background is None:
+        return tuple(slice(0, n) for n in statistics.mean.shape[1:])
+    occupied = statistics.counts[background] < statistics.number
+    box = []
+    for axis in range(occupied.dim()):
+        others = [a for a in range(occupied.dim()) if a != axis]
+        line = occupied.sum(dim=others).nonzero().flatten().tolist()
+        box.append(slice(line[0], line[-1] + 1) if line else slice(0, 0))
+    return tuple(box)

@@ -1,0 +1,221 @@
+"""Samples through a real worker: streamed, read without torch, and nothing left behind."""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+
+import numpy as np
+import pytest
+from MRFUNetSegmentationLib.checkpoints.load import load_checkpoint
+from MRFUNetSegmentationLib.errors import Cancelled, InputError, OutputError, WorkerError
+from MRFUNetSegmentationLib.inference.engine import Segmenter
+from MRFUNetSegmentationLib.inference.volume import Geometry, Volume
+from MRFUNetSegmentationLib.worker.client import Worker
+from sampling_tools import write_model
+from worker_tools import blobs, environment_with, small_volume, wait_until
+
+
+@pytest.fixture(scope="module")
+def model(tiny_card, tmp_path_factory):
+    return write_model(tmp_path_factory.mktemp("model"), tiny_card)
+
+
+@pytest.fixture(scope="module")
+def warm():
+    """One worker for all tests that leave it alive."""
+    worker = Worker()
+    yield worker
+    worker.close()
+
+
+@pytest.fixture
+def temporary(tmp_path, monkeypatch):
+    path = tmp_path / "temporary"
+    path.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(path))
+    return path
+
+
+def files_of(worker: Worker) -> set[str]:
+    """What is in the private folder, but for the log."""
+    folder = worker._process.folder
+    return {str(p.relative_to(folder)) for p in folder.rglob("*")} - {"worker.log"}
+
+
+def test_result_is_that_of_the_engine(warm, model):
+    volume = small_volume()
+    expected = Segmenter(load_checkpoint(model)).sample(volume, 5, seed=3, consensus="majority")
+    seen, progress = {}, []
+    job = warm.sample(volume, model, 5, seed=3, consensus="majority")
+    job.on_sample = seen.__setitem__
+    job.on_progress = lambda stage, fraction: progress.append(fraction)
+
+    result = job.wait(60)
+
+    assert result.number == 5 and len(np.unique(result.labels(0))) > 1
+    assert list(result.compressed) == list(expected.compressed)
+    assert list(seen) == [0, 1, 2, 3, 4]
+    for n, labels in seen.items():
+        np.testing.assert_array_equal(labels, expected.labels(n))
+    for name, values in expected.maps.items():
+        np.testing.assert_array_equal(result.maps[name], values)
+        assert result.maximum[name] == expected.maximum[name]
+    np.testing.assert_array_equal(result.consensus, expected.consensus)
+    for name in ("structures", "per_sample", "directions", "card", "sha256", "mrf", "seed",
+                 "geometry", "consensus_method", "device", "warnings"):  # fmt: skip
+        assert getattr(result, name) == getattr(expected, name), name
+    assert progress == sorted(progress) and progress[-1] == 1
+    assert files_of(warm) == set()
+
+
+def test_samples_come_while_others_are_drawn(warm, model):
+    job, when = warm.sample(small_volume(), model, 12), []
+    job.on_sample = lambda n, labels: when.append(job.state)
+    while job.state == "running":
+        job.poll()
+        time.sleep(0.005)
+    assert when[:-1] == ["running"] * 11
+
+
+def test_other_latents_on_warm_features(warm, model):
+    volume = small_volume()
+    job = warm.sample(volume, model, 4)
+    result = job.wait(60)
+    epsilon = result.per_sample[2]["epsilon"]
+    np.testing.assert_array_equal(warm.decode(job, epsilon).wait(60), result.labels(2))
+    voxel = (30, 40, 20)
+    slices = warm.decode(job, epsilon, voxel).wait(60)
+    whole = result.labels(2)
+    for found, expected in zip(slices, (whole[30], whole[:, 40], whole[:, :, 20]), strict=True):
+        assert (found == expected).mean() > 0.9
+    with pytest.raises(InputError, match="no voxel"):
+        warm.decode(job, epsilon, (80, 0, 0)).wait(60)
+    assert files_of(warm) == set()
+    # Another volume takes their place.
+    warm.submit(volume, model).wait(60)
+    with pytest.raises(InputError, match="Draw the samples again"):
+        warm.decode(job, epsilon).wait(60)
+
+
+def test_next_move_of_a_slider_waits_for_the_last(warm, model):
+    job = warm.sample(small_volume(), model, 2)
+    job.wait(60)
+    first = warm.decode(job, [0.0, 0.0, 0.0], (1, 2, 3))
+    second = warm.decode(job, [1.0, 0.0, 0.0], (1, 2, 3))
+    assert first.state == "done"
+    assert len(second.wait(60)) == 3
+
+
+def test_mrf_can_be_left_out_and_maps_asked_for(warm, model, tiny_checkpoint):
+    volume = small_volume()
+    assert warm.sample(volume, model, 2, mrf=False).wait(60).mrf is False
+    assert warm.sample(volume, model, 2).wait(60).mrf is True
+    result = warm.submit(volume, tiny_checkpoint, maps=("entropy", "variance")).wait(60)
+    expected = Segmenter(load_checkpoint(tiny_checkpoint)).segment(
+        volume, maps=("entropy", "variance")
+    )
+    assert result.maps.keys() == expected.maps.keys() == {"entropy", "variance"}
+    for name, values in expected.maps.items():
+        np.testing.assert_array_equal(result.maps[name], values)
+    assert files_of(warm) == set()
+
+
+@pytest.mark.parametrize(
+    ("number", "consensus", "message"),
+    [(0, "mean", "From 1 to 1000"), (10_000, "mean", "From 1 to 1000"), (2, "median", "consensus")],
+)
+def test_impossible_requests(warm, model, number, consensus, message):
+    with pytest.raises(InputError, match=message):
+        warm.sample(small_volume(), model, number, consensus=consensus).wait(60)
+    assert files_of(warm) == set()
+
+
+def test_model_without_samples(warm, tiny_checkpoint):
+    with pytest.raises(InputError, match="Choose a Probabilistic U-Net"):
+        warm.sample(small_volume(), tiny_checkpoint, 2).wait(60)
+
+
+def slow_job(worker: Worker, model):
+    """A run of many samples, of which two have been drawn."""
+    array = blobs((96, 96, 96))
+    volume = Volume(array, Geometry((96, 96, 96), (2.0, 2.0, 2.0)))
+    drawn = []
+    job = worker.sample(volume, model, 1000)
+    job.on_sample = lambda n, labels: drawn.append(n)
+
+    def two() -> bool:
+        job.poll()
+        return len(drawn) >= 2 or job.state != "running"
+
+    assert wait_until(two, 60) and job.state == "running", job.error
+    return job
+
+
+def test_cancel_between_two_samples(warm, model):
+    job = slow_job(warm, model)
+    pid = warm._process.pid
+    job.cancel()
+    with pytest.raises(Cancelled):
+        job.wait(10)
+    assert files_of(warm) == set()
+    assert warm.sample(small_volume(), model, 2).wait(60).number == 2
+    assert warm._process.pid == pid
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends signals to the worker")
+def test_killed_between_two_samples(temporary, model):
+    worker = Worker()
+    job = slow_job(worker, model)
+    os.killpg(worker._process.pid, 9)
+    with pytest.raises(WorkerError, match="ended unexpectedly"):
+        job.wait(10)
+    assert list(temporary.iterdir()) == []
+    # The next run gets a new process; the features of the last one are gone with the old one.
+    result = worker.sample(small_volume(), model, 2).wait(60)
+    assert result.number == 2
+    with pytest.raises(InputError, match="Draw the samples again"):
+        worker.decode(job, [0.0, 0.0, 0.0]).wait(60)
+    worker.close()
+    assert list(temporary.iterdir()) == []
+
+
+_FULL = """
+import pathlib
+write = pathlib.Path.write_bytes
+def write_bytes(self, data):
+    if self.name == "sample-0003.zlib":
+        raise OSError(28, "No space left on device")
+    return write(self, data)
+pathlib.Path.write_bytes = write_bytes
+"""
+
+
+def test_full_disk(temporary, tmp_path, model):
+    """The third sample does not fit any more; the process lives on."""
+    worker = Worker(environment=environment_with(tmp_path, sitecustomize=_FULL))
+    job = worker.sample(small_volume(), model, 5)
+    with pytest.raises(OutputError, match=r"No space left.*Free some disk space"):
+        job.wait(60)
+    assert files_of(worker) == set()
+    assert worker.sample(small_volume(), model, 2).wait(60).number == 2
+    worker.close()
+    assert list(temporary.iterdir()) == []
+
+
+def test_reading_a_result_needs_no_torch(model):
+    """Neither does asking for it."""
+    program = (
+        f"import sys; sys.path[:0] = {[p for p in sys.path if p]}\n"
+        "from MRFUNetSegmentationLib.worker.client import Worker\n"
+        "from MRFUNetSegmentationLib.worker.sampled import SampledResult\n"
+        "from worker_tools import small_volume\n"
+        "worker = Worker()\n"
+        f"result = worker.sample(small_volume(), {str(model)!r}, 2).wait(60)\n"
+        "assert isinstance(result, SampledResult) and result.labels(1).any()\n"
+        "assert result.title('variance') and result.maximum\n"
+        "assert 'torch' not in sys.modules and 'safetensors' not in sys.modules\n"
+        "worker.close()"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
