@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from .. import __version__
 from ..errors import MRFUNetError
-from . import benchmark, convert, demo, models, segment, train
+from . import benchmark, convert, demo, evaluate, models, segment, train, view
 
 FAILURE = 1
 
@@ -41,7 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (segment, models, convert, train, demo, benchmark):
+    for command in (segment, view, models, convert, train, evaluate, demo, benchmark):
         sub = command.add_parser(commands)
         sub.set_defaults(run=command.run)
         sub.add_argument("--debug", action="store_true", help="show the traceback of an error")

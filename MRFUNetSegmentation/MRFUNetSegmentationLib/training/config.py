@@ -14,6 +14,7 @@ from typing import Any
 from ..checkpoints.architectures import ARCHITECTURES
 from ..errors import MRFUNetError
 from ..networks import MRFUNetConfig, ProbabilisticUNetConfig
+from .lesions import LesionConfig
 from .synthesis import SynthesisConfig
 
 if sys.version_info >= (3, 11):
@@ -179,6 +180,39 @@ class RaterData:
 
 
 @dataclass(frozen=True)
+class LesionData:
+    """Real lesion masks, painted into images synthesised from label maps; see `training.lesions`.
+
+    Attributes:
+        masks: files in MNI space, below the data folder.
+        validation_masks: of other patients, for validation.
+        validation_label_maps: anatomies that are not trained on; one image each.
+        validation_raters: simulated raters of each image in validation.
+        validation_samples: samples drawn of each.
+        painting: how lesions look, and how raters mark them. The ranges of the rest of the image
+            are those of the stage.
+    """
+
+    masks: tuple[str, ...]
+    validation_masks: tuple[str, ...] = ()
+    validation_label_maps: tuple[str, ...] = ()
+    validation_raters: int = 4
+    validation_samples: int = 16
+    painting: LesionConfig = field(default_factory=LesionConfig)
+
+    def __post_init__(self) -> None:
+        if not self.masks:
+            raise ConfigError("masks: at least one file is needed")
+        if bool(self.validation_masks) != bool(self.validation_label_maps):
+            raise ConfigError("validation needs both masks and label maps, or neither")
+        if both := set(self.masks) & set(self.validation_masks):
+            raise ConfigError(f"validation_masks: {min(both)} is trained on")
+        for name in ("validation_raters", "validation_samples"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
 class ElboConfig:
     """How the two terms of a Probabilistic U-Net's evidence lower bound are balanced.
 
@@ -232,6 +266,8 @@ class TrainingConfig:
         card: texts of the model card.
         label_maps: files below the data folder, from which images are synthesised.
         raters: real images with masks of several raters; either these or label maps.
+        lesions: what is painted into the images of the label maps, to be marked by simulated raters
+            in place of the tissues.
         classes: as in model cards; the tissues of the brain if left out.
         validation: scored every `validate_every` steps; for label maps.
         precision: "bf16-mixed" or "32-true".
@@ -252,6 +288,7 @@ class TrainingConfig:
     card: CardText
     label_maps: tuple[str, ...] = ()
     raters: RaterData | None = None
+    lesions: LesionData | None = None
     classes: tuple[dict[str, Any], ...] = ()
     validation: tuple[ValidationCase, ...] = ()
     precision: str = "bf16-mixed"
@@ -269,6 +306,8 @@ class TrainingConfig:
             raise ConfigError("label_maps: at least one file is needed (or give a table raters)")
         if self.label_maps and self.raters is not None:
             raise ConfigError("raters: give either these or label_maps")
+        if self.lesions is not None:
+            self._check_lesions()
         if not self.stages:
             raise ConfigError("stages: at least one is needed")
         if self.precision not in PRECISIONS:
@@ -286,8 +325,16 @@ class TrainingConfig:
         self._check_stages()
         self._check_validation()
 
+    def _check_lesions(self) -> None:
+        if not self.label_maps:
+            raise ConfigError("lesions: label_maps are needed to paint them into")
+        if not self.classes:
+            raise ConfigError("classes: missing; with lesions they are background and lesion")
+        if both := set(self.label_maps) & set(self.lesions.validation_label_maps):
+            raise ConfigError(f"lesions.validation_label_maps: {min(both)} is trained on")
+
     def _check_stages(self) -> None:
-        if self.label_maps and self.network.dim != 3:
+        if self.label_maps and self.lesions is None and self.network.dim != 3:
             raise ConfigError("network.dim: images are synthesised from label maps in 3D only")
         for number, stage in enumerate(self.stages):
             if len(stage.shape) != self.network.dim:
@@ -343,12 +390,12 @@ def load_config(path: Path) -> TrainingConfig:
     except (OSError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{path}: {error}") from error
     try:
-        return _build(TrainingConfig, table, "")
+        return from_table(TrainingConfig, table, "")
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
 
 
-def _build(kind: typing.Any, value: typing.Any, where: str) -> typing.Any:
+def from_table(kind: typing.Any, value: typing.Any, where: str) -> typing.Any:
     """Turn TOML values into what the annotation says, or name the entry that does not fit."""
     if is_dataclass(kind):
         return _build_dataclass(kind, value, where)
@@ -356,11 +403,11 @@ def _build(kind: typing.Any, value: typing.Any, where: str) -> typing.Any:
     if origin in (types.UnionType, typing.Union):
         if all(map(is_dataclass, arguments)):
             return _build_network(value, where)
-        return None if value is None else _build(arguments[0], value, where)
+        return None if value is None else from_table(arguments[0], value, where)
     if origin is dict:
         if not isinstance(value, dict):
             raise ConfigError(f"{where}: expected a table, got {value!r}")
-        return {k: _build(arguments[1], v, f"{where}.{k}") for k, v in value.items()}
+        return {k: from_table(arguments[1], v, f"{where}.{k}") for k, v in value.items()}
     if kind is typing.Any:
         return value
     if origin is tuple:
@@ -368,7 +415,7 @@ def _build(kind: typing.Any, value: typing.Any, where: str) -> typing.Any:
             raise ConfigError(f"{where}: expected a list, got {value!r}")
         if arguments[-1] is not Ellipsis and len(value) != len(arguments):
             raise ConfigError(f"{where}: expected {len(arguments)} entries, got {len(value)}")
-        return tuple(_build(arguments[0], v, f"{where}[{n}]") for n, v in enumerate(value))
+        return tuple(from_table(arguments[0], v, f"{where}[{n}]") for n, v in enumerate(value))
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
@@ -400,7 +447,7 @@ def _build_dataclass(kind: type, table: typing.Any, where: str) -> typing.Any:
     for name, entry in known.items():
         if entry.default is MISSING and entry.default_factory is MISSING and name not in table:
             raise ConfigError(f"{prefix}{name}: missing")
-    values = {key: _build(hints[key], value, prefix + key) for key, value in table.items()}
+    values = {key: from_table(hints[key], value, prefix + key) for key, value in table.items()}
     try:
         return kind(**values)
     except ConfigError as error:

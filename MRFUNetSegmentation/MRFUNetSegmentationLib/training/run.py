@@ -13,9 +13,11 @@ from ..inference.devices import resolve_device
 from .config import TrainingConfig
 from .contact_sheet import write_contact_sheet
 from .labels import read_label_maps
+from .lesion_validation import lesion_cases
+from .lesions import read_lesion_maps
 from .rater_data import read_rater_cases
 from .rater_validation import RaterValidation
-from .sources import RaterSource, Source, SynthesisSource
+from .sources import LesionSource, RaterSource, Source, SynthesisSource
 from .trainer import STATE_FILE, Trainer
 from .validation import TissueValidation, Validation
 
@@ -42,6 +44,8 @@ def prepare(
     fabric = launched_fabric(device)
     checkpoint = None if start_from is None else load_checkpoint(start_from)
     read = _label_map_data if config.label_maps else _rater_data
+    if config.lesions is not None:
+        read = _lesion_data
     source, validation = read(config, data, folder, fabric)
     return Trainer(config, source, folder, fabric, validation, checkpoint)
 
@@ -80,6 +84,27 @@ def _label_map_data(
     if not (config.validation and fabric.is_global_zero):
         return source, None
     return source, TissueValidation(config, data, str(fabric.device), cache)
+
+
+def _lesion_data(
+    config: TrainingConfig, data: Path, folder: Path, fabric: Fabric
+) -> tuple[Source, Validation | None]:
+    options = config.lesions
+
+    def read(label_maps, masks):
+        with fabric.rank_zero_first():
+            return (
+                read_label_maps([data / name for name in label_maps], folder / "label-maps"),
+                read_lesion_maps([data / name for name in masks], folder / "lesion-maps"),
+            )
+
+    source = LesionSource(*read(config.label_maps, options.masks), options.painting, fabric.device)
+    held_out = read(options.validation_label_maps, options.validation_masks)
+    if not (options.validation_masks and fabric.is_global_zero):
+        return source, None
+    cases = lesion_cases(*held_out, options, config.stages[-1])
+    number = options.validation_samples
+    return source, RaterValidation(cases, number, len(config.classes), fabric.device)
 
 
 def _rater_data(

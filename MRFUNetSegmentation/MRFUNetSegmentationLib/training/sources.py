@@ -1,4 +1,5 @@
-"""Where training pairs come from: synthesis from label maps, or real images and their raters."""
+"""Where training pairs come from: synthesis from label maps, with or without lesions, or real
+images and their raters."""
 
 from __future__ import annotations
 
@@ -12,9 +13,13 @@ from torch.nn import functional
 
 from .config import Augmentation, RaterData, Stage
 from .labels import LabelMap
+from .lesions import LesionConfig, LesionMap, synthesise_lesions
 from .rater_data import RaterCase
 from .synthesis import synthesise
 from .synthesis.draw import Draw
+
+# Voxels across the slab of which a slice is the middle: blur and bias come from its neighbours too.
+SLAB = 8
 
 
 class Source(Protocol):
@@ -51,6 +56,46 @@ class SynthesisSource:
             self.label_maps[chosen], stage.synthesis, stage.shape, spacing, rng
         )
         return image[None], tissue
+
+
+class LesionSource:
+    """Synthesised images with lesions, each marked by a random simulated rater.
+
+    Args:
+        label_maps: anatomies.
+        lesion_maps: patients.
+        painting: how lesions look and how raters mark them.
+        device: where to synthesise.
+    """
+
+    def __init__(
+        self,
+        label_maps: Sequence[LabelMap],
+        lesion_maps: Sequence[LesionMap],
+        painting: LesionConfig,
+        device: torch.device,
+    ) -> None:
+        self.label_maps = [label_map.to(device) for label_map in label_maps]
+        self.lesion_maps = [lesion_map.to(device) for lesion_map in lesion_maps]
+        self.painting = painting
+
+    def draw(self, stage: Stage, rng: Generator) -> tuple[Tensor, Tensor]:
+        """Return a pair; see `Source`. In 2D it is an axial slice, cut out of a thin slab."""
+        draw = Draw(rng)
+        shape = stage.shape if len(stage.shape) == 3 else (*stage.shape, SLAB)
+        image, lesions = synthesise_lesions(
+            self.label_maps[draw.integer(len(self.label_maps))],
+            self.lesion_maps[draw.integer(len(self.lesion_maps))],
+            self.painting,
+            stage.synthesis,
+            shape,
+            draw.uniform(*stage.voxel_size),
+            rng,
+        )
+        labels = lesions.mark(self.painting.raters, draw).long()
+        if len(stage.shape) == 2:
+            image, labels = image[..., SLAB // 2], labels[..., SLAB // 2]
+        return image[None], labels
 
 
 class RaterSource:

@@ -49,13 +49,40 @@ class LesionMap:
         return replace(self, distance=self.distance.to(device), nearest=self.nearest.to(device))
 
 
-def read_lesion_maps(paths: Sequence[Path]) -> list[LesionMap]:
+def read_lesion_maps(paths: Sequence[Path], cache: Path | None = None) -> list[LesionMap]:
     """Read binary lesion masks in MNI space.
+
+    Args:
+        paths: any format that SimpleITK reads.
+        cache: folder for what was computed of them, so that the next start takes seconds.
 
     Raises:
         InputError: if a mask is empty.
     """
-    return [_read_lesion_map(Path(path)) for path in paths]
+    return [_cached_lesion_map(Path(path), cache) for path in paths]
+
+
+def _cached_lesion_map(path: Path, cache: Path | None) -> LesionMap:
+    copy = cache / f"{path.name}.npz" if cache else None
+    if copy and copy.exists() and copy.stat().st_mtime > path.stat().st_mtime:
+        stored = np.load(copy)
+        distance, nearest, volumes = (
+            torch.from_numpy(stored[name]) for name in ("distance", "nearest", "volumes")
+        )
+        spacing, origin = (tuple(stored[name].tolist()) for name in ("spacing", "origin"))
+        return LesionMap(path.name, distance, nearest, volumes, spacing, origin)
+    lesions = _read_lesion_map(path)
+    if copy:
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        np.savez_compressed(
+            copy,
+            distance=lesions.distance.numpy(),
+            nearest=lesions.nearest.numpy(),
+            volumes=lesions.volumes.numpy(),
+            spacing=np.array(lesions.spacing),
+            origin=np.array(lesions.origin),
+        )
+    return lesions
 
 
 def _read_lesion_map(path: Path) -> LesionMap:

@@ -28,7 +28,6 @@ class LesionConfig:
     """Ranges of what is painted. Lengths in mm.
 
     Attributes:
-        synthesis: of the image; its own lesions are left out.
         raters: who mark it.
         move: standard deviation of a shift of all lesions in the brain.
         roughness: standard deviation of a random change of the border, over 3 mm.
@@ -37,7 +36,6 @@ class LesionConfig:
         dirty: largest share of the lesion's contrast in white matter near lesions and ventricles.
     """
 
-    synthesis: SynthesisConfig = field(default_factory=SynthesisConfig)
     raters: RaterConfig = field(default_factory=RaterConfig)
     move: float = 3.0
     roughness: float = 0.5
@@ -73,6 +71,7 @@ def synthesise_lesions(
     label_map: LabelMap,
     lesion_map: LesionMap,
     config: LesionConfig,
+    synthesis: SynthesisConfig,
     shape: tuple[int, int, int],
     spacing: float,
     rng: Generator,
@@ -82,7 +81,8 @@ def synthesise_lesions(
     Args:
         label_map: the anatomy, on the generator's device.
         lesion_map: the lesions, there too.
-        config: the ranges.
+        config: the ranges of the lesions.
+        synthesis: those of the rest of the image; `lesions`, `cavity` and `cut` play no part.
         shape: voxels along R, A, S.
         spacing: voxel size, mm.
         rng: source of all randomness.
@@ -91,20 +91,19 @@ def synthesise_lesions(
         image (R, A, S), float32, normalised as at inference, and what raters go by.
     """
     draw = Draw(rng)
-    ranges = config.synthesis
-    place = placed(label_map, ranges, shape, spacing, draw)
+    place = placed(label_map, synthesis, shape, spacing, draw)
     groups = place.groups(label_map)
     tissue = label_map.tissue_of_group[groups].long()
-    image, contrast = intensities(groups, label_map, ranges, draw)
-    image = with_mixed_borders(image, tissue, contrast, ranges, spacing, draw)
+    image, contrast = intensities(groups, label_map, synthesis, draw)
+    image = with_mixed_borders(image, tissue, contrast, synthesis, spacing, draw)
 
     lesions, conspicuity = _lesions(label_map, lesion_map, place, tissue, config, spacing, draw)
     opacity = _opacity(lesions, conspicuity, tissue, config, spacing, draw)
     image = image + opacity * (contrast.lesion - image)
-    if draw.chance(ranges.skull_strip):
+    if draw.chance(synthesis.skull_strip):
         image, _tissue = skull_stripped(image, tissue, spacing, draw)
-    image = percentile_normalise(acquired(image, ranges, spacing, draw), subset=_SUBSET)
-    return image ** math.exp(ranges.gamma * draw.normal()), lesions
+    image = percentile_normalise(acquired(image, synthesis, spacing, draw), subset=_SUBSET)
+    return image ** math.exp(synthesis.gamma * draw.normal()), lesions
 
 
 def _lesions(

@@ -1,0 +1,469 @@
+"""The report of an evaluation: Markdown for people, CSV for programs, PNG for the eye."""
+
+from __future__ import annotations
+
+import csv
+import platform
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from .. import __version__
+from ..uncertainty.calibration import interval_coverage
+from . import pictures
+from .methods import ModelMethod
+from .run import Results
+from .scores import Scores
+from .statistics import Mean, bootstrap_mean, paired_comparison
+
+REPORT = "report.md"
+_MEAN = "mean of structures"
+_INTERVAL = 0.9
+_QUANTITIES: tuple[tuple[str, Callable[[Scores], float], str], ...] = (
+    ("Dice", lambda s: s.dice, ".3f"),
+    ("95 % Hausdorff distance, mm", lambda s: s.hd95_mm, ".2f"),
+    ("Surface Dice at {tolerance:g} mm", lambda s: s.surface_dice, ".3f"),
+    ("Volume difference, %, without sign", lambda s: abs(s.volume_difference_percent), ".1f"),
+)
+
+
+def write_report(folder: Path, results: Results, models: Sequence[ModelMethod]) -> Path:
+    """Write `report.md`, the CSV files and the pictures into a folder; return the report's path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_tables(folder, results)
+    lines = [f"# {results.cases.title}", ""]
+    lines += _methods_section(results, models)
+    lines += _scores_section(folder, results)
+    lines += _scans_section(results)
+    lines += _consistency_section(results)
+    lines += _plausibility_section(results)
+    lines += _raters_section(folder, results)
+    lines += _pictures_section(folder, results)
+    lines += _conventions_section(results, with_peers=len(results.methods) > len(models))
+    if results.notes:
+        lines += ["## What was left out", "", *(f"- {note}" for note in results.notes), ""]
+    path = folder / REPORT
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return path
+
+
+def _methods_section(results: Results, models: Sequence[ModelMethod]) -> list[str]:
+    rows = []
+    for model in models:
+        for segmenter in model.segmenters:
+            checkpoint = segmenter.checkpoint
+            steps = checkpoint.card.training.get("steps")
+            rows.append(
+                [
+                    model.name,
+                    checkpoint.card.title,
+                    "-" if steps is None else f"{steps}",
+                    f"`{checkpoint.sha256[:12]}`",
+                    _seconds(results, model.name),
+                ]
+            )
+    for name in results.methods[len(models) :]:
+        rows.append(
+            [name, "intensity clusters in a given brain mask", "-", "-", _seconds(results, name)]
+        )
+    return [
+        *_table(["method", "what it is", "steps", "SHA-256", "median time"], rows),
+        f"Made by mrfunet {__version__}, Python {platform.python_version()}, torch "
+        f"{torch.__version__}.",
+        "",
+    ]
+
+
+def _scores_section(folder: Path, results: Results) -> list[str]:
+    if not results.scores:
+        return []
+    lines = ["## Against references", ""]
+    structures = [*_scored_structures(results), _MEAN]
+    for title, quantity, form in _QUANTITIES:
+        title = title.format(tolerance=results.cases.surface_tolerance_mm)
+        means = _means(results, quantity)
+        rows = [
+            [s, *(_mean_text(means[m].get(s), form) for m in results.scores)] for s in structures
+        ]
+        lines += [f"### {title}", "", *_table(["", *results.scores], rows)]
+        if title == "Dice":
+            values = {
+                m: {s: [v for _, v in _by_case(results, m, s, quantity)] for s in structures}
+                for m in results.scores
+            }
+            pictures.draw_scores(folder / "scores.png", structures, values, means, "Dice")
+            lines += ["![Dice of every scan, means and intervals](scores.png)", ""]
+    return lines + _paired_section(results)
+
+
+def _paired_section(results: Results) -> list[str]:
+    first, *others = results.scores
+    rows = []
+    for other in others:
+        for structure in [_MEAN, *_scored_structures(results)]:
+            a = dict(_by_case(results, first, structure, lambda s: s.dice, also=other))
+            b = dict(_by_case(results, other, structure, lambda s: s.dice, also=first))
+            shared = [c for c in a if c in b]
+            if not shared:
+                continue
+            test = paired_comparison(
+                [a[c] for c in shared], [b[c] for c in shared], _subjects(results, shared)
+            )
+            p = "-" if np.isnan(test.p) else f"{test.p:.3g}"
+            rows.append(
+                [other, structure, f"{len(shared)}", _mean_text(test.difference, "+.3f", False), p,
+                 f"{test.smallest_p:.2g}"]
+            )  # fmt: skip
+    if not rows:
+        return []
+    return [
+        f"### Dice of {first} minus that of others",
+        "",
+        *_table(
+            ["other", "", "scans", "difference [95 %]", "p (Wilcoxon)", "least possible p"], rows
+        ),
+    ]
+
+
+def _scans_section(results: Results) -> list[str]:
+    if not results.scores:
+        return []
+    structures = _scored_structures(results)
+    rows = []
+    for case in _best_first(results):
+        if not any(case in by_case for by_case in results.scores.values()):
+            continue
+        row = [case]
+        for method in results.scores:
+            found = results.scores[method].get(case)
+            dices = (
+                [f"{found[s].dice:.3f}" if s in found else "-" for s in structures] if found else []
+            )
+            row.append(" / ".join(dices) or "-")
+        rows.append(row)
+    return [
+        "### Dice of every scan",
+        "",
+        f"{' / '.join(structures)}; best first, by {results.methods[0]}.",
+        "",
+        *_table(["scan", *results.scores], rows),
+    ]
+
+
+def _consistency_section(results: Results) -> list[str]:
+    rows = []
+    for method, subjects in results.consistency.items():
+        for subject, dices in subjects.items():
+            scans = [c.name for c in results.cases.cases if c.subject == subject]
+            text = ", ".join(f"{s} {d:.3f}" for s, d in dices.items())
+            mean = float(np.mean(list(dices.values())))
+            rows.append([method, subject, ", ".join(scans), text, f"{mean:.3f}"])
+    if not rows:
+        return []
+    return [
+        "## Between scans of one brain",
+        "",
+        "Mean Dice over the pairs of scans: how far the result depends on the contrast.",
+        "",
+        *_table(["method", "subject", "scans", "Dice", "mean"], rows),
+    ]
+
+
+def _plausibility_section(results: Results) -> list[str]:
+    limits = results.cases.plausibility
+    if not limits or not results.plausibility:
+        return []
+    rows = []
+    for case in results.cases.cases:
+        for method, by_case in results.plausibility.items():
+            if case.name in by_case:
+                found = by_case[case.name]
+                shares = " / ".join(_percent(found.main_component[s]) for s in limits.connected)
+                rows.append(
+                    [case.name, method, f"{found.brain_l:.2f}", shares,
+                     f"{found.asymmetry_percent:+.1f}", "; ".join(found.faults) or "none"]
+                )  # fmt: skip
+    brain = " and ".join(limits.brain)
+    connected = " and of ".join(limits.connected) or "nothing"
+    return [
+        "## Plausibility",
+        "",
+        f"Brain ({brain}) of {limits.volume_l[0]:g} to {limits.volume_l[1]:g} l; at least "
+        f"{_percent(limits.main_component)} % of {connected} in one piece; "
+        f"{limits.sides} left and right of the midsagittal plane within "
+        f"{limits.asymmetry_percent:g} %.",
+        "",
+        *_table(
+            ["scan", "method", "brain, l", "in one piece, %", "left - right, %", "faults"], rows
+        ),
+    ]
+
+
+def _raters_section(folder: Path, results: Results) -> list[str]:
+    if not results.raters:
+        return []
+    numbers = results.cases.samples
+    energies, matched, floors, rows = {}, {}, {}, []
+    for method, by_case in results.raters.items():
+        energies[method], matched[method] = {}, {}
+        for n in numbers:
+            found = [r.distances[n] for r in by_case.values() if n in r.distances]
+            if found:
+                energies[method][n] = float(np.mean([d.energy.squared for d in found]))
+                matched[method][n] = float(np.mean([d.matched_iou for d in found]))
+                known = [d.floor for d in found if not np.isnan(d.floor)]
+                floors[n] = float(np.mean(known)) if known else float("nan")
+        largest = max(energies[method])
+        diversity = [r.distances[largest].energy.sample_diversity for r in by_case.values()]
+        rows.append([method, *(_number(energies[method].get(n)) for n in numbers),
+                     _number(matched[method][largest]), _number(np.mean(diversity))])  # fmt: skip
+    rows.append(["raters' floor", *(_number(floors.get(n)) for n in numbers), "-", "-"])
+    pictures.draw_energy(folder / "energy.png", energies, floors)
+    lines = [
+        "## Against several raters",
+        "",
+        f"Means over {max(len(c) for c in results.raters.values())} scans. GED² at numbers of "
+        "samples; Hungarian-matched IoU and diversity of the samples at the largest number.",
+        "",
+        *_table(
+            ["method", *(f"GED², {n}" for n in numbers), "matched IoU", "sample diversity"], rows
+        ),
+        "![GED² over the number of samples](energy.png)",
+        "",
+    ]
+    rows, diagrams = [], {}
+    for method, by_case in results.raters.items():
+        for structure in results.cases.structures:
+            found = [r.structures[structure] for r in by_case.values() if structure in r.structures]
+            if not found:
+                continue
+            diagram = found[0].reliability
+            for other in found[1:]:
+                diagram = diagram + other.reliability
+            diagrams[f"{method}, {structure}"] = diagram
+            samples = _filled([f.sample_ml for f in found])
+            covered = (
+                _percent(
+                    interval_coverage(samples, _filled([f.rater_ml for f in found]), _INTERVAL)
+                )
+                if np.isfinite(samples).all() and samples.shape[1] > 1
+                else "-"
+            )
+            correlations = [f.variance_ncc for f in found if np.isfinite(f.variance_ncc)]
+            rows.append(
+                [method, structure, _number(np.mean([f.dice_of_mean for f in found])),
+                 _number(diagram.expected_calibration_error), covered,
+                 _number(np.mean(correlations)) if correlations else "-"]
+            )  # fmt: skip
+    pictures.draw_reliability(folder / "reliability.png", diagrams)
+    return [
+        *lines,
+        *_table(
+            ["method", "structure", "Dice of the majorities", "ECE",
+             f"% of raters' volumes in the {_percent(_INTERVAL)} % interval", "NCC of variance"],
+            rows,
+        ),
+        "![Reliability diagrams](reliability.png)",
+        "",
+    ]  # fmt: skip
+
+
+def _pictures_section(folder: Path, results: Results) -> list[str]:
+    rows = [(case, results.panels[case]) for case in _best_first(results)]
+    files = pictures.draw_grid(folder / "scans.png", rows)
+    return [
+        "## Every scan",
+        "",
+        f"Best first, by the mean Dice of {results.methods[0]}; then those without a reference. "
+        "The patient's right is on the left.",
+        "",
+        *(f"![Scans, reference and segmentations]({f.name})\n" for f in files),
+    ]
+
+
+def _conventions_section(results: Results, *, with_peers: bool) -> list[str]:
+    cases = results.cases
+    lines = [
+        "## How it was measured",
+        "",
+        "- Means over scans; intervals are 95 % percentile bootstrap intervals, subjects drawn "
+        "with all their scans. The paired test is Wilcoxon's signed-rank test over subjects, "
+        "without correction for several tests; with few subjects it cannot give a small p.",
+        "- Surface distances by the package surface-distance. Where a structure is missing in the "
+        "segmentation or the reference alone, Dice and surface Dice are 0 and the distance is the "
+        "diagonal of the volume; missing in both, they are 1, 1 and 0.",
+        "- A reference that is a map of probability counts above half of its maximum.",
+    ]
+    if with_peers:
+        masks = {c.mask for c in cases.cases if c.mask}
+        lines.append(
+            "- The classical methods sort intensities within a brain mask that is given to them "
+            f"({', '.join(sorted(masks)) or 'none'}; see the list of cases), after N4 and with the "
+            "contrast known: an advantage. Clusters are named by the order of their mean "
+            f"intensities. Their fluid counts as {cases.fluid or 'no structure'}, within "
+            "what the reference labels only: another advantage."
+        )
+    if results.raters:
+        lines.append(
+            "- GED² and matched IoU: foreground structures averaged; IoU is 1 where a structure is "
+            "in neither segmentation and 0 where it is in one alone. The floor is the GED² to "
+            "expect of as many further raters; with few samples, one in the middle of the raters "
+            "comes below it. ECE, reliability and NCC within "
+            f"{cases.surroundings_mm:g} mm of what any rater or sample marks."
+        )
+    return [*lines, ""]
+
+
+def _write_tables(folder: Path, results: Results) -> None:
+    subject = {c.name: c.subject or c.name for c in results.cases.cases}
+    _write_csv(
+        folder / "scores.csv",
+        ["case", "subject", "method", "structure", "dice", "hd95_mm", "surface_dice", "volume_ml",
+         "reference_ml", "volume_difference_percent", "seconds"],
+        (
+            [case, subject[case], method, structure, s.dice, s.hd95_mm, s.surface_dice, s.volume_ml,
+             s.reference_ml, s.volume_difference_percent, results.seconds[method][case]]
+            for method, by_case in results.scores.items()
+            for case, by_structure in by_case.items()
+            for structure, s in by_structure.items()
+        ),
+    )  # fmt: skip
+    if results.plausibility:
+        structures = results.cases.structures
+        _write_csv(
+            folder / "plausibility.csv",
+            ["case", "method", "brain_l", *(f"main_component_of_{s}" for s in structures),
+             "asymmetry_percent", "faults"],
+            (
+                [case, method, p.brain_l, *(p.main_component.get(s, "") for s in structures),
+                 p.asymmetry_percent, "; ".join(p.faults)]
+                for method, by_case in results.plausibility.items()
+                for case, p in by_case.items()
+            ),
+        )  # fmt: skip
+    if results.consistency:
+        _write_csv(
+            folder / "consistency.csv",
+            ["subject", "method", "structure", "dice"],
+            (
+                [s, method, structure, value]
+                for method, by_subject in results.consistency.items()
+                for s, by_structure in by_subject.items()
+                for structure, value in by_structure.items()
+            ),
+        )
+    if results.raters:
+        _write_csv(
+            folder / "raters.csv",
+            ["case", "method", "samples", "ged_squared", "between", "sample_diversity",
+             "rater_diversity", "matched_iou", "floor"],
+            (
+                [case, method, n, d.energy.squared, d.energy.between, d.energy.sample_diversity,
+                 d.energy.rater_diversity, d.matched_iou, d.floor]
+                for method, by_case in results.raters.items()
+                for case, r in by_case.items()
+                for n, d in r.distances.items()
+            ),
+        )  # fmt: skip
+
+
+def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(header)
+        writer.writerows([f"{v:.6g}" if isinstance(v, float) else v for v in row] for row in rows)
+
+
+def _scored_structures(results: Results) -> list[str]:
+    found = {s for by in results.scores.values() for scores in by.values() for s in scores}
+    return [s for s in results.cases.structures if s in found]
+
+
+def _by_case(
+    results: Results,
+    method: str,
+    structure: str,
+    quantity: Callable[[Scores], float],
+    also: str | None = None,
+) -> list[tuple[str, float]]:
+    """Return (case, value) of a structure, or the mean over structures.
+
+    Args:
+        results: where to look.
+        method: whose.
+        structure: name, or `_MEAN`.
+        quantity: which.
+        also: the mean is over what this method, too, was scored on.
+    """
+    found = []
+    for case, scores in results.scores[method].items():
+        there = results.scores[also].get(case, {}) if also else scores
+        if structure == _MEAN:
+            values = [quantity(s) for name, s in scores.items() if name in there]
+            value = float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
+        else:
+            value = quantity(scores[structure]) if structure in scores else float("nan")
+        if np.isfinite(value):
+            found.append((case, value))
+    return found
+
+
+def _means(results: Results, quantity: Callable[[Scores], float]) -> dict[str, dict[str, Mean]]:
+    means = {}
+    for method in results.scores:
+        means[method] = {}
+        for structure in [*_scored_structures(results), _MEAN]:
+            found = _by_case(results, method, structure, quantity)
+            if found:
+                names, values = zip(*found, strict=True)
+                means[method][structure] = bootstrap_mean(values, _subjects(results, names))
+    return means
+
+
+def _subjects(results: Results, cases: Sequence[str]) -> list[str]:
+    subject = {c.name: c.subject or c.name for c in results.cases.cases}
+    return [subject[c] for c in cases]
+
+
+def _best_first(results: Results) -> list[str]:
+    """Return the names of the cases by the first method's Dice, those without one last."""
+    dices = {c.name: results.mean_dice(results.methods[0], c.name) for c in results.cases.cases}
+    return sorted(dices, key=lambda c: (np.isnan(dices[c]), -np.nan_to_num(dices[c])))
+
+
+def _filled(rows: Sequence[np.ndarray]) -> np.ndarray:
+    """Stack rows of several lengths, NaN where one is shorter."""
+    table = np.full((len(rows), max(map(len, rows))), np.nan)
+    for line, row in zip(table, rows, strict=True):
+        line[: len(row)] = row
+    return table
+
+
+def _seconds(results: Results, method: str) -> str:
+    found = list(results.seconds.get(method, {}).values())
+    return f"{np.median(found):.1f} s" if found else "-"
+
+
+def _mean_text(mean: Mean | None, form: str, with_scans: bool = True) -> str:
+    if mean is None:
+        return "-"
+    text = f"{mean.value:{form}}"
+    if np.isfinite(mean.low):
+        text += f" [{mean.low:{form}}, {mean.high:{form}}]"
+    return f"{text} (n = {mean.scans})" if with_scans else text
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None or np.isnan(value) else f"{value:.3f}"
+
+
+def _percent(share: float) -> str:
+    return "-" if np.isnan(share) else f"{100 * share:.0f}"
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
+    lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+    return [*lines, ""]

@@ -1,0 +1,84 @@
+"""Means with confidence intervals over scans, and paired comparisons."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from .packages import need
+
+RESAMPLINGS = 10_000
+LEVEL = 0.95
+# With fewer subjects there is nothing to draw from: the interval would be their range.
+_FEWEST_SUBJECTS = 3
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A mean over scans with the bounds of its 95 % confidence interval; NaN below 3 subjects."""
+
+    value: float
+    low: float
+    high: float
+    scans: int
+
+
+def bootstrap_mean(values: Sequence[float], subjects: Sequence[str], seed: int = 0) -> Mean:
+    """Return the mean with its percentile bootstrap interval (Efron and Tibshirani 1993).
+
+    Subjects are drawn, each with all its scans: two scans of a brain are no two brains. The
+    interval of few subjects is too narrow.
+
+    Args:
+        values: one a scan.
+        subjects: of each scan.
+        seed: of the draws.
+    """
+    values = np.asarray(values, dtype=float)
+    names, subject = np.unique(np.asarray(subjects), return_inverse=True)
+    if len(names) < _FEWEST_SUBJECTS:
+        mean = float(values.mean()) if len(values) else float("nan")
+        return Mean(mean, float("nan"), float("nan"), len(values))
+    totals = np.bincount(subject, values)
+    counts = np.bincount(subject)
+    drawn = np.random.default_rng(seed).integers(0, len(names), (RESAMPLINGS, len(names)))
+    means = totals[drawn].sum(1) / counts[drawn].sum(1)
+    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Mean(float(values.mean()), float(low), float(high), len(values))
+
+
+@dataclass(frozen=True)
+class Paired:
+    """A paired comparison of two methods.
+
+    Attributes:
+        difference: mean of first minus second over scans, with its interval.
+        p: two-sided p of Wilcoxon's signed-rank test; NaN if all differences are 0.
+        smallest_p: the least that the test can give with so many subjects.
+    """
+
+    difference: Mean
+    p: float
+    smallest_p: float
+
+
+def paired_comparison(
+    first: Sequence[float], second: Sequence[float], subjects: Sequence[str]
+) -> Paired:
+    """Compare two methods on the same scans, by Wilcoxon's signed-rank test over subjects.
+
+    The scans of a subject are averaged for the test.
+
+    Args:
+        first: one value a scan.
+        second: the same scans' values by the other method.
+        subjects: of each scan.
+    """
+    stats = need("scipy.stats", "scipy", "The paired test")
+    difference = np.asarray(first, dtype=float) - np.asarray(second, dtype=float)
+    names, subject = np.unique(np.asarray(subjects), return_inverse=True)
+    by_subject = np.bincount(subject, difference) / np.bincount(subject)
+    p = float(stats.wilcoxon(by_subject).pvalue) if np.any(by_subject) else float("nan")
+    return Paired(bootstrap_mean(difference, subjects), p, min(1.0, 2.0 ** (1 - len(names))))

@@ -1,0 +1,593 @@
+"""Evaluation: each score against an answer known beforehand, and the command as a whole."""
+
+import csv
+import json
+import sys
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+from MRFUNetSegmentationLib.checkpoints.card import ModelCard
+from MRFUNetSegmentationLib.checkpoints.load import build_network, load_checkpoint, save_checkpoint
+from MRFUNetSegmentationLib.cli.evaluate import EXAMPLE
+from MRFUNetSegmentationLib.cli.main import main
+from MRFUNetSegmentationLib.errors import InputError
+from MRFUNetSegmentationLib.evaluation import packages, peers
+from MRFUNetSegmentationLib.evaluation.cases import (
+    Case,
+    CaseList,
+    Plausibility,
+    load_case,
+    load_case_list,
+)
+from MRFUNetSegmentationLib.evaluation.methods import ModelMethod
+from MRFUNetSegmentationLib.evaluation.pictures import Panel, draw_grid, planes
+from MRFUNetSegmentationLib.evaluation.plausibility import (
+    asymmetry_percent,
+    main_component_share,
+    midsagittal_plane,
+    plausibility,
+)
+from MRFUNetSegmentationLib.evaluation.run import evaluate
+from MRFUNetSegmentationLib.evaluation.scores import score
+from MRFUNetSegmentationLib.evaluation.statistics import bootstrap_mean, paired_comparison
+from MRFUNetSegmentationLib.inference.engine import Segmenter
+from MRFUNetSegmentationLib.inference.image_files import read_volume_file
+from MRFUNetSegmentationLib.inference.volume import Geometry, Volume
+from MRFUNetSegmentationLib.training.config import ConfigError
+from MRFUNetSegmentationLib.training.metrics import dice
+
+pytest.importorskip("surface_distance")
+pytest.importorskip("scipy")
+pytest.importorskip("matplotlib")
+
+
+class TestScores:
+    SPACING = (1.0, 2.0, 3.0)  # i, j, k
+
+    def cube(self, shift=(0, 0, 0)):
+        mask = np.zeros((20, 20, 20), bool)
+        mask[tuple(slice(5 + s, 12 + s) for s in shift)] = True
+        return mask
+
+    def test_equal_masks(self):
+        found = score(self.cube(), self.cube(), self.SPACING, 1.0)
+        assert (found.dice, found.hd95_mm, found.surface_dice) == (1, 0, 1)
+        assert found.volume_ml == found.reference_ml == pytest.approx(343 * 6 / 1000)
+
+    @pytest.mark.parametrize("axis", [0, 1, 2])
+    def test_shifted_cube_is_as_far_as_it_was_shifted(self, axis):
+        shift = [0, 0, 0]
+        shift[axis] = 2
+        found = score(self.cube(shift), self.cube(), self.SPACING, 1.0)
+        assert found.dice == pytest.approx(5 / 7)
+        # Two of six faces are off by two voxels, so much more than 5 % of the surface.
+        assert found.hd95_mm == pytest.approx(2 * self.SPACING[::-1][axis])
+        assert found.volume_difference_percent == 0
+        assert 0 < found.surface_dice < 1
+        within = score(self.cube(shift), self.cube(), self.SPACING, 6.0)
+        assert within.surface_dice == 1
+
+    def test_volume_difference_has_a_sign(self):
+        half = self.cube()
+        half[:8] = False  # 4 of 7 slices stay
+        found = score(half, self.cube(), self.SPACING, 1.0)
+        assert found.volume_difference_percent == pytest.approx(-300 / 7)
+
+    def test_missing_structures(self):
+        none, cube = np.zeros((20, 20, 20), bool), self.cube()
+        both = score(none, none, self.SPACING, 1.0)
+        assert (both.dice, both.hd95_mm, both.surface_dice) == (1, 0, 1)
+        assert np.isnan(both.volume_difference_percent)
+        for a, b in ((none, cube), (cube, none)):
+            found = score(a, b, self.SPACING, 1.0)
+            assert (found.dice, found.surface_dice) == (0, 0)
+            assert found.hd95_mm == pytest.approx(np.linalg.norm([20, 40, 60]))
+
+    def test_a_mask_at_the_border_keeps_its_surface(self):
+        mask = np.zeros((8, 8, 8), bool)
+        mask[:4] = True
+        other = np.zeros((8, 8, 8), bool)
+        other[:5] = True
+        assert score(mask, other, (1, 1, 1), 0.5).hd95_mm == pytest.approx(1)
+
+
+class TestStatistics:
+    def test_interval_of_a_mean_is_students_for_many_scans(self):
+        values = np.random.RandomState(0).normal(0.8, 0.05, 200)
+        found = bootstrap_mean(values, [str(n) for n in range(200)])
+        error = values.std(ddof=1) / np.sqrt(200)
+        assert found.value == pytest.approx(values.mean())
+        assert found.low == pytest.approx(values.mean() - 1.96 * error, abs=0.1 * error)
+        assert found.high == pytest.approx(values.mean() + 1.96 * error, abs=0.1 * error)
+
+    def test_scans_of_a_subject_are_drawn_together(self):
+        values = np.repeat(np.random.RandomState(1).normal(0.8, 0.05, 20), 10)
+        subjects = np.repeat([str(n) for n in range(20)], 10)
+        together = bootstrap_mean(values, subjects)
+        apart = bootstrap_mean(values, [str(n) for n in range(200)])
+        assert together.value == apart.value
+        ratio = (together.high - together.low) / (apart.high - apart.low)
+        assert ratio == pytest.approx(np.sqrt(10), rel=0.15)
+
+    def test_two_subjects_have_no_interval(self):
+        found = bootstrap_mean([0.5, 0.7, 0.6], ["a", "a", "b"])
+        assert found.value == pytest.approx(0.6) and np.isnan(found.low)
+
+    def test_paired_comparison_of_subjects_all_better(self):
+        subjects = list("abcdef")
+        second = np.array([0.5, 0.6, 0.7, 0.8, 0.55, 0.65])
+        gain = np.array([0.01, 0.02, 0.03, 0.04, 0.05, 0.06])
+        found = paired_comparison(second + gain, second, subjects)
+        assert found.difference.value == pytest.approx(gain.mean())
+        assert found.p == found.smallest_p == 2 / 2**6
+        # The same subjects with two scans each are no more evidence.
+        twice = paired_comparison(np.tile(second + gain, 2), np.tile(second, 2), subjects * 2)
+        assert twice.p == found.p
+        assert np.isnan(paired_comparison(second, second, subjects).p)
+
+
+def head(angle_degrees=0.0, shaved=False):
+    """A brain-like ellipsoid (R, A, S), turned about the vertical; more of it is left of its plane.
+
+    Returns:
+        brain, mask of its shell, unit normal of its plane, by how many percent of their mean the
+        left of the shell exceeds the right.
+    """
+    grid = np.stack(np.meshgrid(*[np.arange(-60, 60, 2.0)] * 3, indexing="ij"), axis=-1)
+    angle = np.deg2rad(angle_degrees)
+    normal = np.array([np.cos(angle), np.sin(angle), 0])
+    forward = np.array([-np.sin(angle), np.cos(angle), 0])
+    right, front, up = grid @ normal - 6, grid @ forward, grid[..., 2]
+    brain = (right / 35) ** 2 + (front / 50) ** 2 + (up / 30) ** 2 < 1
+    inner = (right / 28) ** 2 + (front / 43) ** 2 + (up / 23) ** 2 < 1
+    shell = brain & ~inner
+    if shaved:
+        shell &= ~((right > 0) & (up > 15))
+    on_the_right, on_the_left = (shell & (right > 0)).sum(), (shell & (right < 0)).sum()
+    percent = 200 * (on_the_left - on_the_right) / (on_the_left + on_the_right)
+    return brain, shell, normal, percent
+
+
+class TestPlausibility:
+    @pytest.mark.parametrize("angle", [0, 12, -8])
+    def test_plane_of_a_turned_head(self, angle):
+        brain, _, normal, _ = head(angle)
+        found, offset = midsagittal_plane(brain, (2, 2, 2))
+        assert np.degrees(np.arccos(found @ normal)) < 1.5
+        assert offset == pytest.approx(found @ (np.array([60, 60, 60]) + 6 * normal), abs=1)
+
+    @pytest.mark.parametrize(
+        "direction", [(1, 0, 0, 0, 1, 0, 0, 0, 1), (-1, 0, 0, 0, -1, 0, 0, 0, 1)]
+    )
+    def test_more_on_the_left_is_positive(self, direction):
+        brain, shell, _, expected = head(10, shaved=True)
+        geometry = Geometry(brain.shape, (2.0, 2.0, 2.0), direction=direction)
+        # Arrays are [k, j, i]; in LPS the axes of (R, A, S) run the other way.
+        step = -1 if direction[0] == 1 else 1
+
+        def stored(mask):
+            return np.ascontiguousarray(mask[::step, ::step].T)
+
+        found = asymmetry_percent(stored(shell), stored(brain), geometry)
+        assert expected > 15
+        assert found == pytest.approx(expected, abs=2)
+
+    def test_symmetry(self):
+        brain, shell, *_ = head(12)
+        geometry = Geometry(brain.shape, (2.0, 2.0, 2.0), direction=(-1, 0, 0, 0, -1, 0, 0, 0, 1))
+        assert asymmetry_percent(shell.T.copy(), brain.T.copy(), geometry) == pytest.approx(
+            0, abs=2
+        )
+
+    def test_share_of_the_main_component(self):
+        mask = np.zeros((9, 9, 9), bool)
+        mask[:3, :3, :3] = True
+        mask[3, 3, 3] = True  # touches at a corner
+        mask[7, 7, 7] = mask[7, 7, 5] = True
+        assert main_component_share(mask) == 28 / 30
+        assert np.isnan(main_component_share(mask & False))
+
+    def test_faults_are_named(self):
+        limits = Plausibility(brain=("Brain",), sides="Brain", connected=("Brain",))
+        mask = np.zeros((40, 40, 40), bool)
+        mask[10:30, 10:30, 10:30] = True
+        mask[2:5] = True
+        found = plausibility({"Brain": mask}, Geometry((40, 40, 40), (1.0, 1.0, 1.0)), limits)
+        assert found.brain_l == pytest.approx(mask.sum() * 1e-6)
+        assert found.faults == ("brain of 0.01 l", "Brain: 62 % in one piece")
+        whole = np.zeros((60, 60, 60), bool)
+        whole[10:50, 10:50, 10:50] = True
+        good = plausibility({"Brain": whole}, Geometry((60, 60, 60), (2.5, 2.5, 2.5)), limits)
+        assert good.brain_l == pytest.approx(1.0)
+        assert good.faults == ()
+
+
+def phantom(seed=0) -> tuple[Volume, dict[str, np.ndarray]]:
+    """A ball of fluid in white matter in grey matter, with noise and a bias field."""
+    k, j, i = np.indices((36, 40, 44)) - np.array([18, 20, 22]).reshape(3, 1, 1, 1)
+    radius = np.sqrt((k / 15) ** 2 + (j / 17) ** 2 + (i / 19) ** 2)
+    masks = {
+        "Fluid": radius < 0.45,
+        "White": (radius >= 0.45) & (radius < 0.8),
+        "Grey": (radius >= 0.8) & (radius < 1),
+    }
+    image = sum(v * masks[s] for s, v in (("Fluid", 100), ("Grey", 300), ("White", 500)))
+    image = image * (1 + 0.004 * i) + np.random.RandomState(seed).normal(0, 20, image.shape)
+    image[radius >= 1] = 0
+    return Volume(image.astype(np.float32), Geometry((44, 40, 36), (1.0, 1.0, 1.2))), masks
+
+
+class TestPeers:
+    @pytest.mark.parametrize(("name", "module"), [("hmrf", "dipy"), ("atropos", "ants")])
+    def test_peer_finds_the_tissues_of_a_phantom(self, name, module):
+        pytest.importorskip(module)
+        volume, masks = phantom()
+        brain = np.logical_or.reduce(list(masks.values()))
+        state = np.random.get_state()[1].copy()
+        found = peers.segment(peers.PEERS[name], volume, brain, ("Fluid", "Grey", "White"))
+        for structure, mask in masks.items():
+            assert dice(found[structure], mask) > 0.93
+        assert not (np.logical_or.reduce(list(found.values())) & ~brain).any()
+        assert np.array_equal(np.random.get_state()[1], state)  # others' draws stay the same
+
+    def test_an_empty_mask_is_refused(self):
+        volume, masks = phantom()
+        with pytest.raises(InputError, match="mask"):
+            peers.segment(peers.hmrf, volume, masks["Fluid"] & False, ("Fluid", "Grey"))
+
+
+class TestPictures:
+    @pytest.mark.parametrize("flip", [False, True], ids=["LPS", "RAS"])
+    def test_right_is_on_the_left_and_front_is_up(self, flip):
+        # In LPS i runs to the patient's left and j to the back: a spot in front, on the right.
+        array = np.random.RandomState(0).rand(20, 30, 24)
+        spot = np.zeros(array.shape, bool)
+        spot[:, 4, :4] = True
+        centre = (10, 4, 12)
+        sign = 1.0
+        if flip:  # the same voxels, stored the other way round
+            array, spot = array[:, ::-1, ::-1].copy(), spot[:, ::-1, ::-1].copy()
+            centre, sign = (10, 25, 11), -1.0
+        direction = (sign, 0, 0, 0, sign, 0, 0, 0, 1)
+        volume = Volume(array, Geometry((24, 30, 20), (1.0, 1.0, 2.0), direction=direction))
+        picture = planes(volume, {"Spot": spot}, {"Spot": (255, 0, 0)}, centre)
+        # Axial 30 x 24 beside coronal 40 x 24: slices are 2 mm thick.
+        assert picture.shape == (40, 48, 3)
+        red = picture[..., 0] > picture[..., 1] + 0.3
+        assert np.argwhere(red[:, :24]).tolist() == [[5 + 4, i] for i in range(4)]
+        assert red[:, 24:28].all() and not red[:, 28:].any()
+
+    def test_pages_of_many_scans(self, tmp_path):
+        panel = Panel(np.zeros((8, 8, 3)), "scan")
+        files = draw_grid(tmp_path / "scans.png", [(str(n), [panel, None]) for n in range(13)])
+        assert [f.name for f in files] == ["scans.png", "scans-2.png"]
+        assert all(f.stat().st_size for f in files)
+
+
+CASES = """
+title = "Test"
+structures = ["Grey matter", "White matter"]
+samples = [1, 3]
+contrasts.T1 = ["Grey matter", "White matter"]
+plausibility = { brain = ["Grey matter", "White matter"], sides = "Grey matter" }
+
+[[cases]]
+name = "random"
+image = "scan-1.nii.gz"
+labels = "random.nii.gz"
+values = { "Grey matter" = [1], "White matter" = [2, 3] }
+
+[[cases]]
+name = "its own result"
+image = "scan-1.nii.gz"
+labels = "own.nii.gz"
+values = { "Grey matter" = [1], "White matter" = [2] }
+subject = "patient"
+contrast = "T1"
+mask = "nonzero"
+
+[[cases]]
+name = "map"
+image = "scan-2.nii.gz"
+probabilities = { "White matter" = "map.nii.gz" }
+subject = "patient"
+
+[[cases]]
+name = "without reference"
+image = "scan-2.nii.gz"
+"""
+
+
+def write(path: Path, array: np.ndarray) -> None:
+    image = sitk.GetImageFromArray(array)
+    image.SetSpacing((5.0, 4.0, 6.0))
+    sitk.WriteImage(image, str(path))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, tiny_checkpoint) -> Path:
+    """Scans, references and a list of them; one reference is the tiny network's own result."""
+    folder = tmp_path_factory.mktemp("evaluation")
+    random = np.random.RandomState(0)
+    for n in (1, 2):
+        write(folder / f"scan-{n}.nii.gz", random.rand(24, 32, 28).astype(np.float32) + 0.1)
+    write(folder / "random.nii.gz", random.randint(0, 4, (24, 32, 28)).astype(np.uint8))
+    write(folder / "map.nii.gz", random.randint(0, 256, (24, 32, 28)).astype(np.uint8))
+    segmenter = Segmenter(load_checkpoint(tiny_checkpoint), "cpu")
+    own = segmenter.segment(read_volume_file(folder / "scan-1.nii.gz")).labels
+    assert {1, 2} <= set(np.unique(own))
+    write(folder / "own.nii.gz", own)
+    (folder / "cases.toml").write_text(CASES)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def other_checkpoint(tmp_path_factory, tiny_card) -> Path:
+    torch.manual_seed(5)
+    card = replace(tiny_card, name="other")
+    network = build_network(card)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.mul_(3)
+    path = tmp_path_factory.mktemp("other") / "other.safetensors"
+    save_checkpoint(path, network, card)
+    return path
+
+
+@pytest.fixture(scope="module")
+def report(folder, tiny_checkpoint, other_checkpoint, tmp_path_factory) -> Path:
+    """Folder of a report on two models and a peer that cannot be imported."""
+    out = tmp_path_factory.mktemp("report")
+
+    def without_dipy(module, *arguments):
+        if module.startswith("dipy"):
+            raise InputError("The peer hmrf needs the package dipy")
+        return real(module, *arguments)
+
+    real, peers.need = peers.need, without_dipy
+    try:
+        code = main(
+            ["evaluate", str(folder / "cases.toml"), "--data", str(folder), "-o", str(out),
+             "--model", str(tiny_checkpoint), "--model", f"second={other_checkpoint}",
+             "--peer", "hmrf", "--device", "cpu", "--debug"]
+        )  # fmt: skip
+    finally:
+        peers.need = real
+    assert code == 0
+    return out
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def read(path: Path) -> np.ndarray:
+    return sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
+
+
+class TestReport:
+    def test_scores_are_those_of_the_written_segmentations(self, report, folder):
+        reference = {
+            ("random", "Grey matter"): read(folder / "random.nii.gz") == 1,
+            ("random", "White matter"): np.isin(read(folder / "random.nii.gz"), [2, 3]),
+            ("its own result", "Grey matter"): read(folder / "own.nii.gz") == 1,
+            ("its own result", "White matter"): read(folder / "own.nii.gz") == 2,
+            ("map", "White matter"): read(folder / "map.nii.gz") > 127.5,
+        }
+        found = rows(report / "scores.csv")
+        assert {(r["case"], r["structure"], r["method"]) for r in found} == {
+            (*key, method) for key, method in product(reference, ("tiny", "second"))
+        }
+        for r in found:
+            file = report / "segmentations" / r["method"] / f"{r['case'].replace(' ', '_')}.nii.gz"
+            mask = read(file) == {"Grey matter": 1, "White matter": 2}[r["structure"]]
+            truth = reference[r["case"], r["structure"]]
+            both = 2 * (mask & truth).sum() / (mask.sum() + truth.sum())
+            assert float(r["dice"]) == pytest.approx(both, abs=1e-5)
+            assert float(r["volume_ml"]) == pytest.approx(mask.sum() * 0.12, rel=1e-4)
+
+    def test_a_networks_own_result_is_perfect(self, report):
+        own = [r for r in rows(report / "scores.csv") if r["case"] == "its own result"]
+        perfect = [r for r in own if r["method"] == "tiny"]
+        assert [(float(r["dice"]), float(r["hd95_mm"])) for r in perfect] == [(1, 0), (1, 0)]
+        assert all(float(r["dice"]) < 1 for r in own if r["method"] == "second")
+
+    def test_the_text_has_every_part(self, report):
+        text = (report / "report.md").read_text(encoding="utf-8")
+        for part in (
+            "# Test",
+            "### Dice",
+            "### 95 % Hausdorff distance, mm",
+            "### Surface Dice at 1 mm",
+            "### Dice of tiny minus that of others",
+            "## Between scans of one brain",
+            "## Plausibility",
+            "## Every scan",
+            "## How it was measured",
+        ):
+            assert f"{part}\n" in text
+        for picture in ("scores.png", "scans.png"):
+            assert f"({picture})" in text
+            assert (report / picture).stat().st_size > 10_000
+
+    def test_scans_are_ordered_from_best_to_worst(self, report):
+        text = (report / "report.md").read_text(encoding="utf-8")
+        table = text.split("### Dice of every scan")[1].split("##")[0]
+        assert table.index("its own result") < table.index("random")
+        assert "without reference" not in table
+
+    def test_a_missing_package_is_told_and_the_others_go_on(self, report):
+        text = (report / "report.md").read_text(encoding="utf-8")
+        assert "hmrf on its own result: The peer hmrf needs the package dipy" in text
+        assert "hmrf on random, map, without reference: the list gives no contrast" in text
+
+    def test_agreement_between_scans(self, report):
+        a, b = (
+            read(report / "segmentations" / "tiny" / f"{c}.nii.gz")
+            for c in ("its_own_result", "map")
+        )
+        for r in rows(report / "consistency.csv"):
+            if r["method"] == "tiny":
+                value = {"Grey matter": 1, "White matter": 2}[r["structure"]]
+                assert float(r["dice"]) == pytest.approx(dice(a == value, b == value), abs=1e-5)
+
+    def test_plausibility_is_of_all_scans(self, report):
+        found = rows(report / "plausibility.csv")
+        assert len(found) == 2 * 4
+        assert any("brain of" in r["faults"] for r in found)
+
+    def test_an_earlier_report_is_kept(self, report, folder, capsys):
+        before = (report / "report.md").read_bytes()
+        arguments = ["evaluate", str(folder / "cases.toml"), "--data", str(folder)]
+        assert main([*arguments, "-o", str(report)]) == 1
+        assert "--overwrite" in capsys.readouterr().err
+        assert (report / "report.md").read_bytes() == before
+
+
+@pytest.fixture(scope="module")
+def probabilistic(tmp_path_factory, tiny_card) -> Path:
+    """Checkpoint of a small Probabilistic U-Net whose samples differ."""
+    card = tiny_card.to_dict()
+    card["name"] = "sampling"
+    card["architecture"] = {
+        "type": "probabilistic-unet", "dim": 3, "classes": 2, "filters": [4, 8], "latent": 2,
+    }  # fmt: skip
+    card["classes"] = card["classes"][:2]
+    card.pop("one_piece", None)
+    card = ModelCard.from_dict(json.loads(json.dumps(card)))
+    torch.manual_seed(3)
+    network = build_network(card)
+    with torch.no_grad():
+        for parameter in network.f_comb.parameters():
+            parameter.mul_(4)
+    path = tmp_path_factory.mktemp("sampling") / "sampling.safetensors"
+    save_checkpoint(path, network, card)
+    return path
+
+
+class TestRaters:
+    def test_samples_against_raters(self, folder, probabilistic, tmp_path):
+        method = ModelMethod("m", [str(probabilistic)], ["Grey matter"], "cpu")
+        volume = read_volume_file(folder / "scan-1.nii.gz")
+        # Raters that are further samples of the same model.
+        for n, labels in enumerate(method.samples(volume, 3, seed=9)):
+            write(tmp_path / f"rater{n}.nii.gz", labels)
+        text = f"""
+            title = "Raters"
+            structures = ["Grey matter"]
+            samples = [1, 3]
+            [[cases]]
+            name = "scan"
+            image = "{folder / "scan-1.nii.gz"}"
+            raters = ["rater0.nii.gz", "rater1.nii.gz", "rater2.nii.gz"]
+            values = {{ "Grey matter" = [1] }}
+        """
+        (tmp_path / "cases.toml").write_text(text)
+        out = tmp_path / "out"
+        arguments = ["evaluate", str(tmp_path / "cases.toml"), "--data", str(tmp_path)]
+        assert main([*arguments, "-o", str(out), "--model", str(probabilistic), "--debug"]) == 0
+        one, three = rows(out / "raters.csv")
+        assert (one["samples"], three["samples"]) == ("1", "3")
+        assert float(one["sample_diversity"]) == 0 < float(three["sample_diversity"])
+        for r in (one, three):
+            parts = (float(r[k]) for k in ("between", "sample_diversity", "rater_diversity"))
+            between, samples, raters = parts
+            assert float(r["ged_squared"]) == pytest.approx(
+                2 * between - samples - raters, abs=1e-4
+            )
+        text = (out / "report.md").read_text(encoding="utf-8")
+        assert "raters' floor" in text and "(energy.png)" in text and "(reliability.png)" in text
+
+    def test_an_ensembles_samples_are_its_members(self, folder, tiny_checkpoint, other_checkpoint):
+        files = [str(tiny_checkpoint), str(other_checkpoint)]
+        ensemble = ModelMethod("e", [*files, files[1]], ["Grey matter"], "cpu")
+        volume = read_volume_file(folder / "scan-1.nii.gz")
+        samples = ensemble.samples(volume, 16, 0)
+        alone = [
+            ModelMethod("m", [f], ["Grey matter"], "cpu").labels(volume) for f in (*files, files[1])
+        ]
+        assert np.array_equal(samples, alone)
+        assert np.array_equal(ensemble.labels(volume), alone[1])  # two of three
+
+
+class TestCaseList:
+    @pytest.mark.parametrize("file", sorted(EXAMPLE.parent.glob("*.toml")), ids=lambda f: f.stem)
+    def test_the_examples_are_valid(self, shared_data, file):
+        cases = load_case_list(file, shared_data)
+        loaded = load_case(cases.cases[0], cases, shared_data)
+        assert set(loaded.reference) == set(cases.cases[0].scored or cases.structures)
+        assert all(mask.any() for mask in loaded.reference.values())
+
+    @pytest.mark.parametrize(
+        ("change", "said"),
+        [
+            (('name = "map"', 'name = "random"'), "random is there twice"),
+            (("[2, 3]", '["2"]'), "expected int"),
+            (('"White matter" = "map', '"White" = "map'), "White is none of the structures"),
+            (('contrast = "T1"', 'contrast = "T9"'), "T9 is none of the contrasts"),
+            (
+                ('labels = "own.nii.gz"\n', 'labels = "own.nii.gz"\nconvention = "x"\n'),
+                "convention",
+            ),
+            (("samples = [1, 3]", "samples = [0]"), "at least 1"),
+            (('mask = "nonzero"', 'masc = "nonzero"'), "no such entry"),
+        ],
+    )
+    def test_impossible_lists_are_refused(self, folder, tmp_path, change, said):
+        assert change[0] in CASES
+        (tmp_path / "cases.toml").write_text(CASES.replace(*change, 1))
+        with pytest.raises(ConfigError, match=said):
+            load_case_list(tmp_path / "cases.toml", folder)
+
+    def test_a_missing_file_is_named_before_anything_is_computed(self, folder, tmp_path):
+        (tmp_path / "cases.toml").write_text(CASES.replace("map.nii.gz", "nothing.nii.gz"))
+        with pytest.raises(InputError, match=r"map: .*nothing\.nii\.gz is not there"):
+            load_case_list(tmp_path / "cases.toml", folder)
+
+    def test_a_reference_on_another_grid_is_refused(self, folder, tiny_checkpoint, tmp_path):
+        image = sitk.ReadImage(str(folder / "own.nii.gz"))
+        image.SetOrigin((10, 0, 0))
+        sitk.WriteImage(image, str(tmp_path / "moved.nii.gz"))
+        case = Case(
+            name="c",
+            image=str(folder / "scan-1.nii.gz"),
+            labels="moved.nii.gz",
+            values={"Grey matter": (1,)},
+        )
+        cases = CaseList("t", ("Grey matter",), (case,))
+        model = ModelMethod("m", [str(tiny_checkpoint)], cases.structures, "cpu")
+        with pytest.raises(InputError, match=r"10\.0 mm from the scan"):
+            evaluate(cases, tmp_path, [model])
+
+    def test_a_model_without_the_structures_is_refused(self, tiny_checkpoint):
+        with pytest.raises(InputError, match="none is a structure to evaluate"):
+            ModelMethod("m", [str(tiny_checkpoint)], ["Liver"], "cpu")
+
+
+def test_a_missing_package_says_how_to_get_it():
+    with pytest.raises(InputError, match="pip install such-a-package"):
+        packages.need("no_such_module", "such-a-package", "The test")
+
+
+def test_missing_packages_are_told_before_anything_is_computed(
+    folder, tmp_path, tiny_checkpoint, capsys, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    arguments = ["evaluate", str(folder / "cases.toml"), "--data", str(folder)]
+    assert main([*arguments, "-o", str(tmp_path), "--model", str(tiny_checkpoint)]) == 1
+    printed = capsys.readouterr()
+    assert "pip install matplotlib" in printed.err
+    assert printed.out == ""
+
+
+def test_two_methods_of_one_name_are_refused(folder, tmp_path, tiny_checkpoint, capsys):
+    arguments = ["evaluate", str(folder / "cases.toml"), "--data", str(folder)]
+    arguments += ["-o", str(tmp_path), "--model", str(tiny_checkpoint)]
+    assert main([*arguments, "--model", str(tiny_checkpoint)]) == 1
+    assert "Two methods are named tiny" in capsys.readouterr().err
