@@ -23,7 +23,9 @@ from MRFUNetSegmentationLib.errors import (  # noqa: E402
 )
 from MRFUNetSegmentationLib.inference.engine import Segmenter  # noqa: E402
 from MRFUNetSegmentationLib.logic import SegmentationLogic, run  # noqa: E402
+from MRFUNetSegmentationLib.mrml import posterior  # noqa: E402
 from MRFUNetSegmentationLib.mrml.export import read_labels  # noqa: E402
+from MRFUNetSegmentationLib.mrml.posterior import map_volumes  # noqa: E402
 from MRFUNetSegmentationLib.mrml.segmentations import read_provenance  # noqa: E402
 from MRFUNetSegmentationLib.mrml.volumes import read_volume, voxels  # noqa: E402
 from MRFUNetSegmentationLib.worker.client import Worker  # noqa: E402
@@ -35,6 +37,7 @@ from mrml_scene import (  # noqa: E402
     translation,
     vtk_image,
 )
+from test_mrml_segmentations import state as segmentation_state  # noqa: E402
 from worker_tools import PACKAGE_PARENT, blobs, is_running, wait_until  # noqa: E402
 
 MATRIX = OBLIQUE @ np.diag([3.0, 2.4, 1.0, 1.0])
@@ -115,6 +118,50 @@ def test_scene_is_untouched_until_the_poll_that_ends_the_run(start, scene):
     assert state_of(scene) != before
     assert run.result.labels.shape == (80, 72, 64)
     assert seen[-1][1] == 1.0 and [f for _, f in seen] == sorted(f for _, f in seen)
+
+
+def test_maps_become_volumes(logic, volume_node, tiny_checkpoint, scene):
+    node = logic.segment(volume_node, tiny_checkpoint, device="cpu", maps=["entropy", "variance"])
+    entropy, variance = map_volumes(node)
+    checkpoint = load_checkpoint(tiny_checkpoint)
+    expected = Segmenter(checkpoint, "cpu").segment(
+        read_volume(volume_node), maps=["entropy", "variance"]
+    )
+    for volume, name in ((entropy, "entropy"), (variance, "variance")):
+        values = voxels(volume.GetImageData())
+        np.testing.assert_allclose(values, expected.maps[name], atol=1e-6)
+        assert values.max() > 0 and read_provenance(volume)["SHA256"] == checkpoint.sha256
+    composite = scene.AddNewNodeByClass("vtkMRMLSliceCompositeNode", "Red")
+    composite.SetForegroundVolumeID(entropy.GetID())
+    composite.SetBackgroundVolumeID(variance.GetID())
+    count = scene.GetNumberOfNodes()
+    logic.segment(volume_node, tiny_checkpoint, device="cpu", maps=["entropy"], outputNode=node)
+    (new,) = map_volumes(node)
+    assert composite.GetForegroundVolumeID() == new.GetID() != entropy.GetID()
+    assert composite.GetBackgroundVolumeID() is None
+    # Volume, display and legend of the variance are gone.
+    assert scene.GetNumberOfNodes() == count - 3
+
+
+@pytest.mark.parametrize("step", ["put_segmentation", "add_overlay", "set_provenance"])
+def test_failure_to_write_maps_leaves_the_scene_as_it_was(
+    logic, volume_node, tiny_checkpoint, scene, monkeypatch, step
+):
+    node = logic.segment(volume_node, tiny_checkpoint, device="cpu", maps=["entropy"])
+    before = segmentation_state(scene)
+    original = getattr(posterior, step)
+
+    def failing(*args):
+        original(*args)
+        raise MemoryError(step)
+
+    monkeypatch.setattr(posterior, step, failing)
+    with pytest.raises(OutputError, match=step):
+        logic.segment(
+            volume_node, tiny_checkpoint, device="cpu", maps=["variance"], outputNode=node
+        )
+    assert segmentation_state(scene) == before
+    assert [o.GetAttribute("MRFUNetSegmentation.Map") for o in map_volumes(node)] == ["entropy"]
 
 
 def test_given_output_node_is_used_again(start, logic, volume_node, tiny_checkpoint, scene):
@@ -199,7 +246,7 @@ def test_failure_to_write_is_reported(start, scene, monkeypatch):
     def fail(*args):
         raise MemoryError("no room")
 
-    monkeypatch.setattr(run, "write_segmentation", fail)
+    monkeypatch.setattr(run, "write_with_maps", fail)
     before = state_of(scene)
     started = start()
     with pytest.raises(OutputError, match=r"MemoryError: no room"):

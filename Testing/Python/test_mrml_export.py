@@ -1,7 +1,10 @@
 """Export of segmentations to label map nodes and files: class k is always value k."""
 
 import os
+import sys
 from pathlib import Path
+from types import ModuleType
+from typing import ClassVar
 from zlib import crc32
 
 import numpy as np
@@ -12,14 +15,20 @@ slicer = pytest.importorskip("slicer")
 
 from MRFUNetSegmentationLib.errors import InputError, OutputError  # noqa: E402
 from MRFUNetSegmentationLib.inference import image_files  # noqa: E402
-from MRFUNetSegmentationLib.mrml import export  # noqa: E402
+from MRFUNetSegmentationLib.inference.volume import Geometry  # noqa: E402
+from MRFUNetSegmentationLib.mrml import export, file_grid  # noqa: E402
+from MRFUNetSegmentationLib.mrml.dicom import export_dicom  # noqa: E402
 from MRFUNetSegmentationLib.mrml.export import (  # noqa: E402
     export_file,
     export_labelmap_node,
+    export_sample_files,
+    export_sample_nodes,
     read_labels,
 )
+from MRFUNetSegmentationLib.mrml.file_grid import FILE  # noqa: E402
 from MRFUNetSegmentationLib.mrml.geometry import ijk_to_ras  # noqa: E402
-from MRFUNetSegmentationLib.mrml.segmentations import write_segmentation  # noqa: E402
+from MRFUNetSegmentationLib.mrml.samples import write_samples  # noqa: E402
+from MRFUNetSegmentationLib.mrml.segmentations import tag, write_segmentation  # noqa: E402
 from MRFUNetSegmentationLib.mrml.volumes import voxels  # noqa: E402
 from mrml_scene import (  # noqa: E402
     CLASSES,
@@ -30,6 +39,12 @@ from mrml_scene import (  # noqa: E402
     put_under_linear_transform,
     put_under_warp,
     rotation,
+    vtk_image,
+)
+from test_mrml_samples import (  # noqa: E402
+    sampled_labels,
+    sampled_result,
+    sequences,  # noqa: F401 - a fixture
 )
 
 
@@ -261,6 +276,304 @@ def test_file_lies_on_the_volumes_file_whatever_its_transform(volume, tmp_path, 
     image = sitk.ReadImage(str(export_file(tmp_path / "out.nrrd", node, volume, CLASSES)))
     np.testing.assert_array_equal(sitk.GetArrayFromImage(image), phantom())
     np.testing.assert_allclose(image.GetOrigin(), OBLIQUE[:3, 3] * [-1, -1, 1], atol=1e-6)
+
+
+def test_classes_may_be_those_of_the_segments(volume, segmentation, tmp_path):
+    """In a scene that was loaded no model card is at hand."""
+    segment = segmentation.GetSegmentation().GetSegment("csf")
+    segment.SetName("Liquor")
+    np.testing.assert_array_equal(read_labels(segmentation, volume), phantom())
+    table = export_labelmap_node(segmentation, volume).GetDisplayNode().GetColorNode()
+    names = [table.GetColorName(k) for k in range(4)]
+    assert names == ["background", "Grey matter", "White matter", "Liquor"]
+
+
+@pytest.mark.parametrize("empty", [1, 2, 3])
+def test_seg_nrrd_loads_as_the_same_segmentation(scene, volume, tmp_path, empty):
+    node = write_segmentation(without(empty), CLASSES, volume)
+    node.GetSegmentation().GetSegment("white_matter").SetName("Marklager")
+    path = export_file(tmp_path / "out.seg.nrrd", node, volume)
+    assert list(tmp_path.iterdir()) == [path]
+    image = sitk.ReadImage(str(path))
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(image), without(empty))
+    loaded = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "Loaded")
+    storage = slicer.vtkMRMLSegmentationStorageNode()
+    storage.SetFileName(str(path))
+    assert storage.ReadData(loaded)
+    segmentation = loaded.GetSegmentation()
+    assert list(segmentation.GetSegmentIDs()) == ["grey_matter", "white_matter", "csf"]
+    assert segmentation.GetSegment("white_matter").GetName() == "Marklager"
+    np.testing.assert_allclose(
+        segmentation.GetSegment("csf").GetColor(), np.divide(CLASSES[3].color, 255), atol=1e-5
+    )
+    assert "389081007" in tag(
+        segmentation.GetSegment("grey_matter"),
+        segmentation.GetSegment("grey_matter").GetTerminologyEntryTagName(),
+    )
+    np.testing.assert_array_equal(read_labels(loaded, volume), without(empty))
+
+
+def half_written_segmentation(storage):
+    def write(self, node):
+        Path(self.GetFileName()).write_bytes(b"half")
+        return 0
+
+    return type("Storage", (storage,), {"WriteData": write})
+
+
+def test_seg_nrrd_that_cannot_be_written(volume, segmentation, tmp_path, monkeypatch):
+    path = tmp_path / "out.seg.nrrd"
+    path.write_bytes(b"precious")
+    storage = half_written_segmentation(slicer.vtkMRMLSegmentationStorageNode)
+    monkeypatch.setattr(slicer, "vtkMRMLSegmentationStorageNode", storage)
+    with pytest.raises(OutputError, match=r"out\.seg\.nrrd cannot be written"):
+        export_file(path, segmentation, volume, overwrite=True)
+    assert path.read_bytes() == b"precious" and list(tmp_path.iterdir()) == [path]
+
+
+# The grid of the file ------------------------------------------------------------------------
+
+COS, SIN = np.cos(0.4), np.sin(0.4)
+DIRECTIONS = {
+    "right-handed": (1, 0, 0, 0, 1, 0, 0, 0, 1),
+    "left-handed": (1, 0, 0, 0, 1, 0, 0, 0, -1),
+    "left-handed, other axes": (0, 1, 0, 1, 0, 0, 0, 0, 1),
+    "oblique and left-handed": (COS, 0, SIN, 0, 1, 0, SIN, 0, -COS),
+}
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nrrd", ".seg.nrrd"])
+@pytest.mark.parametrize("source_suffix", [".nii.gz", ".nrrd"])
+def test_label_map_on_the_files_grid_is_the_file_voxel_by_voxel(
+    load_volume, tmp_path, direction, suffix, source_suffix
+):
+    image = sitk.GetImageFromArray(phantom().astype(np.int16))
+    image.SetSpacing((1.5, 2.0, 0.75))
+    image.SetOrigin((-60, 40, 25))
+    image.SetDirection(DIRECTIONS[direction])
+    source = tmp_path / f"scan{source_suffix}"
+    sitk.WriteImage(image, str(source))
+    volume = load_volume(source)
+    # The labels are the volume's own values.
+    node = write_segmentation(voxels(volume.GetImageData()).astype(np.uint8), CLASSES, volume)
+    path = export_file(tmp_path / f"out{suffix}", node, volume, grid=FILE)
+    exported, original = sitk.ReadImage(str(path)), sitk.ReadImage(str(source))
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(exported), phantom())
+    for index in [(0, 0, 0), (17, 3, 13)]:
+        np.testing.assert_allclose(
+            exported.TransformIndexToPhysicalPoint(index),
+            original.TransformIndexToPhysicalPoint(index),
+            atol=1e-4,
+        )
+
+
+def test_permuted_axes_are_turned_back():
+    """Slicer may turn axes in any way."""
+    labels = phantom()
+    source = Geometry((18, 16, 14), (1.0, 2.0, 3.0), (5.0, 6.0, 7.0))
+    matrix = file_grid.ijk_to_lps(source)
+    # Axes (a, b, c) of the target are k, -i, j.
+    to_source = np.array([[0, -1, 0, 17], [0, 0, 1, 0], [1, 0, 0, 0], [0, 0, 0, 1.0]])
+    target_matrix = matrix @ to_source
+    spacing = np.linalg.norm(target_matrix[:3, :3], axis=0)
+    target = Geometry(
+        (14, 18, 16),
+        tuple(spacing),
+        tuple(target_matrix[:3, 3]),
+        tuple((target_matrix[:3, :3] / spacing).ravel()),
+    )
+    turned = file_grid._turned(labels, source, target)
+    assert turned.shape == (16, 18, 14)
+    for c, b, a in [(0, 0, 0), (5, 7, 4), (11, 3, 10), (15, 17, 13)]:
+        assert turned[c, b, a] == labels[a, c, 17 - b]
+    assert len(np.unique(turned)) == 4
+
+
+def test_volume_without_a_file(volume, segmentation, tmp_path):
+    with pytest.raises(OutputError, match="file of Scan is not known"):
+        export_file(tmp_path / "out.nii.gz", segmentation, volume, grid=FILE)
+    with pytest.raises(InputError, match="no grid 'scanner'"):
+        export_file(tmp_path / "out.nii.gz", segmentation, volume, grid="scanner")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("change", ["moved", "cropped", "sheared"])
+def test_volume_that_is_not_its_file_any_more(load_volume, tmp_path, change):
+    source = tmp_path / "scan.nii.gz"
+    sitk.WriteImage(sitk.GetImageFromArray(phantom()), str(source))
+    volume = load_volume(source)
+    if change == "moved":
+        volume.SetOrigin(0.4, 0, 0)
+    elif change == "cropped":
+        volume.SetAndObserveImageData(vtk_image(phantom()[:-2]))
+    else:
+        volume.SetSpacing(1, 1, 1.1)
+    labels = voxels(volume.GetImageData()).astype(np.uint8)
+    node = write_segmentation(labels, CLASSES, volume)
+    with pytest.raises(OutputError, match="not those of its file any more"):
+        export_file(tmp_path / "out.nii.gz", node, volume, grid=FILE)
+    source.unlink()
+    with pytest.raises(OutputError, match="not there any more"):
+        export_file(tmp_path / "out.nii.gz", node, volume, grid=FILE)
+
+
+# Samples -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def samples(request, volume, tiny_card):
+    request.getfixturevalue("sequences")
+    samples = write_samples(sampled_result(tiny_card), volume, overlays=[])
+    samples.set_order("likelihood")
+    return samples
+
+
+def test_all_samples_as_label_map_nodes(scene, samples):
+    nodes = export_sample_nodes(samples)
+    assert [node.GetName() for node in nodes] == [
+        f"Scan sample {n} label map" for n in (1, 2, 3, 4)
+    ]
+    for n, node in enumerate(nodes):
+        np.testing.assert_array_equal(node_voxels(node), sampled_labels(n))
+        assert node.GetDisplayNode().GetColorNode().GetColorName(3) == "CSF"
+
+
+def test_failure_at_the_third_sample_leaves_no_nodes(scene, samples, monkeypatch):
+    before = [scene.GetNthNode(i).GetID() for i in range(scene.GetNumberOfNodes())]
+    calls = []
+    original = export._set_colours
+
+    def failing(*args):
+        original(*args)
+        calls.append(args)
+        if len(calls) == 3:
+            raise MemoryError
+
+    monkeypatch.setattr(export, "_set_colours", failing)
+    with pytest.raises(MemoryError):
+        export_sample_nodes(samples)
+    assert [scene.GetNthNode(i).GetID() for i in range(scene.GetNumberOfNodes())] == before
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".seg.nrrd"])
+def test_all_samples_as_files(samples, tmp_path, suffix):
+    paths = export_sample_files(tmp_path / "new", samples, suffix)
+    assert [p.name for p in paths] == [f"sample_00{n}{suffix}" for n in (1, 2, 3, 4)]
+    assert sorted((tmp_path / "new").iterdir()) == paths
+    for n, path in enumerate(paths):
+        image = sitk.ReadImage(str(path))
+        np.testing.assert_array_equal(sitk.GetArrayFromImage(image), sampled_labels(n))
+
+
+def test_existing_samples_are_replaced_only_when_allowed(samples, tmp_path):
+    (tmp_path / "sample_003.nii.gz").write_bytes(b"precious")
+    (tmp_path / "sample_007.nii.gz").write_bytes(b"not of these")
+    with pytest.raises(OutputError, match=r"sample_003\.nii\.gz exists"):
+        export_sample_files(tmp_path, samples)
+    assert len(list(tmp_path.iterdir())) == 2
+    export_sample_files(tmp_path, samples, overwrite=True)
+    image = sitk.ReadImage(str(tmp_path / "sample_003.nii.gz"))
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(image), sampled_labels(2))
+    assert (tmp_path / "sample_007.nii.gz").read_bytes() == b"not of these"
+
+
+def test_full_disk_at_the_third_sample_leaves_nothing(samples, tmp_path, monkeypatch):
+    (tmp_path / "sample_001.nii.gz").write_bytes(b"precious")
+    original, written = export.write_label_map, []
+
+    def full(path, *args):
+        written.append(path)
+        if len(written) == 3:
+            raise OSError("no space left")
+        return original(path, *args)
+
+    monkeypatch.setattr(export, "write_label_map", full)
+    with pytest.raises(OutputError, match="no space left"):
+        export_sample_files(tmp_path, samples, overwrite=True)
+    assert [p.read_bytes() for p in tmp_path.iterdir()] == [b"precious"]
+    with pytest.raises(OutputError, match="there is no folder"):
+        export_sample_files(tmp_path / "missing" / "folder", samples)
+
+
+def test_samples_whose_volume_was_removed(scene, samples, volume, tmp_path):
+    scene.RemoveNode(volume)
+    with pytest.raises(InputError, match="volume was removed"):
+        export_sample_files(tmp_path, samples)
+    with pytest.raises(InputError, match="volume was removed"):
+        export_sample_nodes(samples)
+
+
+# DICOM ---------------------------------------------------------------------------------------
+
+
+class Exporter:
+    """Stands for Slicer's exporter, which needs the application and its DICOM database."""
+
+    error: Exception | None = None
+    calls: ClassVar[list] = []
+
+    def __init__(self, segmentation_node):
+        self.node = segmentation_node
+
+    def export(self, folder, name, metadata, segment_ids, skipEmpty):  # noqa: N803
+        if self.error:
+            raise self.error
+        segments = [self.node.GetSegmentation().GetSegment(s) for s in segment_ids]
+        algorithm = [tag(s, "DICOM.SegmentAlgorithmType") for s in segments]
+        self.calls.append((metadata, segment_ids, algorithm))
+        (Path(folder) / name).write_bytes(b"DICM")
+
+    def cleanup(self):
+        self.calls.append("cleanup")
+
+
+@pytest.fixture
+def exporter(monkeypatch):
+    module = ModuleType("DICOMSegmentationPlugin")
+    module.DICOMSegmentationExporter = Exporter
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setattr(Exporter, "calls", [])
+    monkeypatch.setattr(Exporter, "error", None)
+    return Exporter
+
+
+@pytest.fixture
+def dicom_volume(volume):
+    volume.SetAttribute("DICOM.instanceUIDs", "1.2.3")
+    return volume
+
+
+def test_dicom_is_written_by_slicers_exporter(dicom_volume, tmp_path, exporter):
+    node = write_segmentation(without(2), CLASSES, dicom_volume, None, {"Model": "tiny"})
+    path = export_dicom(tmp_path, node, dicom_volume)
+    assert list(tmp_path.iterdir()) == [path]
+    description = {"SeriesDescription": "Scan segmentation"}
+    assert exporter.calls == [
+        (description, ["grey_matter", "csf"], ["AUTOMATIC", "AUTOMATIC"]),
+        "cleanup",
+    ]
+    segment = node.GetSegmentation().GetSegment("csf")
+    assert tag(segment, "DICOM.SegmentAlgorithmType") is None
+
+
+def test_dicom_exporter_that_fails(dicom_volume, segmentation, tmp_path, exporter):
+    exporter.error = ValueError("Referenced volume files were not found in the DICOM database")
+    with pytest.raises(OutputError, match="were not found in the DICOM database"):
+        export_dicom(tmp_path, segmentation, dicom_volume)
+    assert exporter.calls == ["cleanup"]
+
+
+def test_dicom_needs_what_it_needs(volume, segmentation, tmp_path, request):
+    with pytest.raises(InputError, match="not loaded from DICOM"):
+        export_dicom(tmp_path, segmentation, volume)
+    volume.SetAttribute("DICOM.instanceUIDs", "1.2.3")
+    with pytest.raises(OutputError, match=r"Use Slicer 5\.12"):
+        export_dicom(tmp_path, segmentation, volume)
+    request.getfixturevalue("exporter")
+    empty = write_segmentation(np.zeros_like(phantom()), CLASSES, volume)
+    with pytest.raises(InputError, match="no voxels"):
+        export_dicom(tmp_path, empty, volume)
 
 
 def test_file_loads_onto_the_volume(load_volume, volume, segmentation, tmp_path):

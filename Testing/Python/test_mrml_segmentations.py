@@ -521,12 +521,12 @@ STEPS = (
     "_new_node",
     "_remember_segments",
     "ensure_display",
-    "_oriented_image",
+    "label_image",
     "_detach_other_segments",
     "_remove_old_classes",
     "_replace_segments",
-    "_follow_volume",
-    "_set_provenance",
+    "follow_volume",
+    "set_provenance",
     "place_beside",
 )
 
@@ -565,7 +565,7 @@ def test_failure_leaves_no_new_node(scene, volume_in_study, monkeypatch, step):
 @pytest.mark.parametrize("calls", [1, 2, 3])
 def test_failure_at_any_segment_leaves_no_new_node(scene, volume_in_study, monkeypatch, calls):
     before = state(scene)
-    fail_after(monkeypatch, "_set_segment", calls)
+    fail_after(monkeypatch, "set_segment", calls)
     with pytest.raises(MemoryError):
         write_segmentation(phantom(), CLASSES, volume_in_study)
     assert state(scene) == before
@@ -603,7 +603,7 @@ NEW_CLASSES = (
 
 @pytest.mark.parametrize(
     ("step", "calls"),
-    [(s, 1) for s in STEPS if s != "_new_node"] + [("_set_segment", n) for n in (1, 2, 3)],
+    [(s, 1) for s in STEPS if s != "_new_node"] + [("set_segment", n) for n in (1, 2, 3)],
 )
 def test_failure_brings_the_old_content_back(
     scene, volume_in_study, edited_output, monkeypatch, step, calls
@@ -628,7 +628,7 @@ def test_failure_leaves_an_empty_output_as_it_was(scene, volume, monkeypatch):
     output = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "Output")
     output.GetSegmentation().SetSourceRepresentationName(SURFACE)
     before = state(scene)
-    fail_after(monkeypatch, "_set_provenance")
+    fail_after(monkeypatch, "set_provenance")
     with pytest.raises(MemoryError):
         write_segmentation(phantom(), CLASSES, volume, output)
     assert state(scene) == before
@@ -638,7 +638,7 @@ def test_failure_brings_the_old_transform_back(scene, volume, monkeypatch):
     node = write_segmentation(phantom(), CLASSES, volume)
     put_under_linear_transform(volume, rotation(30, 2))
     before = state(scene)
-    fail_after(monkeypatch, "_follow_volume")
+    fail_after(monkeypatch, "follow_volume")
     with pytest.raises(MemoryError):
         write_segmentation(phantom(), CLASSES, volume, node)
     assert state(scene) == before

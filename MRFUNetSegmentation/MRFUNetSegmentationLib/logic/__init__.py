@@ -1,6 +1,7 @@
 """The main job on MRML nodes, for scripts and for the panel; never imports torch nor Qt."""
 
+from .explorer import LatentExplorer
 from .logic import SegmentationLogic
-from .run import Run
+from .run import Run, SamplingRun, SegmentationRun
 
-__all__ = ["Run", "SegmentationLogic"]
+__all__ = ["LatentExplorer", "Run", "SamplingRun", "SegmentationLogic", "SegmentationRun"]

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import slicer
 
+from ..inference.sampled import check_number
 from ..worker.client import Worker
-from .run import ProgressCallback, Run
+from .explorer import LatentExplorer
+from .run import ProgressCallback, SampleCallback, SamplingRun, SegmentationRun
 
 
 class SegmentationLogic:
@@ -36,6 +39,8 @@ class SegmentationLogic:
         waitForCompletion: bool = True,
         onProgress: ProgressCallback | None = None,
         replaceNonFinite: bool = False,
+        mrf: bool = True,
+        maps: Sequence[str] = (),
     ):
         """Segment a volume node.
 
@@ -48,17 +53,96 @@ class SegmentationLogic:
             onProgress: called with the stage in words and the fraction 0..1 of the run.
             replaceNonFinite: segment a volume with NaN or infinite values as if the smallest
                 finite one stood in their place.
+            mrf: False leaves the network's MRF out.
+            maps: of "entropy" and "variance" of an MRF-UNet's class probabilities; each becomes a
+                volume to lay over the scan (see `mrml.posterior.map_volumes`).
 
         Returns:
-            The segmentation node, or a `Run` if `waitForCompletion` is False.
+            The segmentation node, or a `SegmentationRun` if `waitForCompletion` is False.
 
         Raises:
             MRFUNetError: if it fails; the scene is then as it was. If `waitForCompletion` is
                 False, only what is known at once is raised; the rest becomes the run's error.
         """
-        run = Run(self.worker, volumeNode, model, device, outputNode, replaceNonFinite)
+        run = SegmentationRun(
+            lambda volume: self.worker.submit(volume, model, device, mrf=mrf, maps=maps),
+            volumeNode,
+            outputNode,
+            replaceNonFinite,
+        )
         run.onProgress = onProgress
         return run.wait() if waitForCompletion else run
+
+    def sample(
+        self,
+        volumeNode,
+        model: str | Path,
+        number: int = 32,
+        seed: int = 0,
+        consensus: str = "mean",
+        device: str = "auto",
+        outputNode=None,
+        waitForCompletion: bool = True,
+        onProgress: ProgressCallback | None = None,
+        onSample: SampleCallback | None = None,
+        replaceNonFinite: bool = False,
+        mrf: bool = True,
+        overlays: Sequence[str] | None = None,
+    ):
+        """Draw plausible segmentations of a volume node with a Probabilistic U-Net.
+
+        Args:
+            volumeNode: a scalar volume node.
+            model: name of a bundled model, or path of a checkpoint.
+            number: of samples, 1 to 1000.
+            seed: the same one gives the same samples.
+            consensus: "mean", "majority" or "staple".
+            device: auto, cpu, cuda, cuda:N or mps.
+            outputNode: segmentation node for the consensus; a new one if None. Samples that belong
+                to it already are replaced.
+            waitForCompletion: if not, return at once; then poll the run that is returned.
+            onProgress: called with the stage in words and the fraction 0..1 of the run.
+            onSample: called with the number of each sample, from 1, as soon as it is drawn, and
+                with its label map, uint8 [k, j, i].
+            replaceNonFinite: see `segment`.
+            mrf: False leaves the MRF out that a checkpoint may have on its Probabilistic U-Net.
+            overlays: names of the maps that become volumes, as "variance", "entropy",
+                "mutual_information", "agreement" and "probability_1"; if None, all but the
+                agreement, the mean entropy of a sample and the background's probability.
+
+        Returns:
+            The nodes (`mrml.samples.SampleSet`), or a `SamplingRun` if `waitForCompletion` is
+            False.
+
+        Raises:
+            MRFUNetError: as `segment`.
+        """
+        check_number(number)
+        run = SamplingRun(
+            lambda volume: self.worker.sample(
+                volume, model, number, seed, consensus, device, mrf=mrf
+            ),
+            volumeNode,
+            outputNode,
+            replaceNonFinite,
+            overlays,
+        )
+        run.onProgress, run.onSample = onProgress, onSample
+        if not waitForCompletion:
+            return run
+        run.wait()
+        return run.samples
+
+    def explore(self, run: SamplingRun) -> LatentExplorer:
+        """Return sliders through the latent space of the last sampling run, in slice views.
+
+        Args:
+            run: of this logic, done.
+
+        Raises:
+            InputError: if the run is not done or its volume is gone.
+        """
+        return LatentExplorer(self.worker, run)
 
     def cleanup(self) -> None:
         """End the worker, unless it was given by the caller."""

@@ -5,23 +5,29 @@ from __future__ import annotations
 import logging
 import time
 import zlib
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+
+import numpy as np
 
 from .. import __version__
 from ..errors import Cancelled, InputError, MRFUNetError, OutputError
+from ..inference.sampled import SampledResult
+from ..inference.volume import Volume
 from ..mrml.geometry import ijk_to_ras
-from ..mrml.segmentations import write_segmentation
+from ..mrml.posterior import write_with_maps
+from ..mrml.samples import SampleSet, write_samples
 from ..mrml.volumes import check_volume_node, read_volume, voxels
-from ..worker.client import JobResult, Worker
+from ..worker.client import Job, JobResult
 
 ProgressCallback = Callable[[str, float], None]
+SampleCallback = Callable[[int, np.ndarray], None]
 _POLL_SECONDS = 0.02
 
 
-class Run:
-    """A segmentation in progress. Call `poll` from the main thread now and then, say by a timer.
+class Run(ABC):
+    """A computation in progress. Call `poll` from the main thread now and then, say by a timer.
 
     Everything happens in `poll`: callbacks, and at the end the one change of the scene. If the
     nodes have been removed or the volume has been changed in the meantime, the run fails and the
@@ -30,21 +36,26 @@ class Run:
     Attributes:
         state: "running", "done", "failed" or "cancelled".
         outputNode: the segmentation node, when done.
-        result: what the worker gave (`JobResult`), when done.
+        result: what the worker gave, when done.
         error: when failed or cancelled.
         onProgress: called with the stage in words and the fraction 0..1 of the run.
     """
 
     def __init__(
         self,
-        worker: Worker,
+        submit: Callable[[Volume], Job],
         volume_node,
-        model: str | Path,
-        device: str = "auto",
         output_node=None,
         replace_non_finite: bool = False,
     ) -> None:
-        """Start; see `SegmentationLogic.segment`."""
+        """Start.
+
+        Args:
+            submit: gives the volume to the worker.
+            volume_node: the volume.
+            output_node: segmentation node to write to; a new one if None.
+            replace_non_finite: see `read_volume`.
+        """
         volume = read_volume(volume_node, replace_non_finite=replace_non_finite)
         self._scene = volume_node.GetScene()
         self._volume_node = volume_node
@@ -60,11 +71,15 @@ class Run:
         self._dropped: MRFUNetError | None = None
         self.state = "running"
         self.outputNode = None
-        self.result: JobResult | None = None
+        self.result: JobResult | SampledResult | None = None
         self.error: MRFUNetError | None = None
         self.onProgress: ProgressCallback | None = None
-        self._job = worker.submit(volume, model, device)
+        self._job = submit(volume)
         self._job.on_progress = self._report
+
+    @abstractmethod
+    def _write(self, result):
+        """Put the result into the scene, all or nothing, and return the segmentation node."""
 
     def poll(self) -> None:
         """Take note of what has happened since the last call, without waiting."""
@@ -118,7 +133,7 @@ class Run:
                 )
         return None
 
-    def _store(self, result: JobResult) -> MRFUNetError | None:
+    def _store(self, result) -> MRFUNetError | None:
         """Put the result into the scene; return why that was not done, if it was not."""
         try:
             if _Content.of(self._volume_node) != self._content:
@@ -126,18 +141,7 @@ class Run:
                     f"The volume {self._volume_node.GetName()} was changed during the run, so the "
                     "result was dropped. Run it again."
                 )
-            self.outputNode = write_segmentation(
-                result.labels,
-                result.card.classes,
-                self._volume_node,
-                self._given_node,
-                {
-                    "Model": result.card.name,
-                    "SHA256": result.sha256,
-                    "Device": result.device,
-                    "Version": __version__,
-                },
-            )
+            self.outputNode = self._write(result)
         except MRFUNetError as error:
             return error
         except Exception as error:
@@ -148,6 +152,67 @@ class Run:
             )
         self.result = result
         return None
+
+
+class SegmentationRun(Run):
+    """One segmentation of a volume; its `result` is a `JobResult`."""
+
+    def _write(self, result: JobResult):
+        provenance = {
+            "Model": result.card.name,
+            "SHA256": result.sha256,
+            "Device": result.device,
+            "Version": __version__,
+        }
+        return write_with_maps(
+            result.labels,
+            result.maps,
+            result.card.classes,
+            self._volume_node,
+            self._given_node,
+            provenance,
+        )
+
+
+class SamplingRun(Run):
+    """Plausible segmentations of a volume; its `result` is a `SampledResult`.
+
+    Attributes:
+        samples: the nodes, when done (`SampleSet`).
+        job: what the worker explores the latent space of (`LatentExplorer`), when done.
+        onSample: called with the number of a sample, from 1, as soon as it is drawn, and with its
+            label map, uint8 [k, j, i]; the scene has nothing of it yet.
+    """
+
+    def __init__(
+        self,
+        submit: Callable[[Volume], Job],
+        volume_node,
+        output_node=None,
+        replace_non_finite: bool = False,
+        overlays: Sequence[str] | None = None,
+    ) -> None:
+        """Start; see `Run`, and `write_samples` for the overlays."""
+        self.samples: SampleSet | None = None
+        self.onSample: SampleCallback | None = None
+        self._overlays = overlays
+        super().__init__(submit, volume_node, output_node, replace_non_finite)
+        self._job.on_sample = self._on_sample
+
+    @property
+    def job(self) -> Job:
+        """The worker's job."""
+        return self._job
+
+    def _on_sample(self, sample: int, labels: np.ndarray) -> None:
+        if self.onSample:
+            self.onSample(sample + 1, labels)
+
+    def _write(self, result: SampledResult):
+        self.samples = write_samples(
+            result, self._volume_node, self._given_node, overlays=self._overlays
+        )
+        return self.samples.consensus
 
 
 @dataclass(frozen=True)

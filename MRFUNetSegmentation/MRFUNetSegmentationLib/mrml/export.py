@@ -1,34 +1,56 @@
-"""From a segmentation, perhaps edited, back to label maps: class k always has value k."""
+"""From segmentations, perhaps edited, back to label maps and files: class k always has value k."""
 
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 import uuid
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import SimpleITK as sitk
 import slicer
 import vtk
 
 from ..checkpoints.card import SegmentClass
 from ..errors import InputError, OutputError
 from ..inference.image_files import write_label_map
-from .geometry import exact_geometry, ijk_to_ras, to_vtk
-from .segmentations import PREFIX, ensure_display
+from ..inference.volume import Geometry
+from .file_grid import VOLUME, ijk_to_lps, on_grid
+from .geometry import ijk_to_ras, to_vtk
+from .samples import SampleSet
+from .segmentations import (
+    BINARY_LABELMAP,
+    CLASS_TAG,
+    GEOMETRY_PARAMETER,
+    PREFIX,
+    ensure_display,
+    tag,
+)
 from .volumes import check_volume_node, voxels
 
 FILE_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
+SEGMENTATION_SUFFIX = ".seg.nrrd"
 # Marks the colour table that belongs to a label map of this extension.
 _COLOUR_TABLE = PREFIX + "ColorTable"
 
 
-def read_labels(segmentation_node, volume_node, classes: Sequence[SegmentClass]) -> np.ndarray:
+def read_labels(
+    segmentation_node, volume_node, classes: Sequence[SegmentClass] | None = None
+) -> np.ndarray:
     """Return the segments of the classes as they are now, on a volume's grid.
 
     Where segments overlap, the later class counts. A class whose segment is empty or was
     removed has no voxels; it does not change the values of the others.
+
+    Args:
+        segmentation_node: the segmentation.
+        volume_node: gives the grid.
+        classes: of the model; those that the segments themselves name if None.
 
     Returns:
         [k, j, i] uint8; class c has value `c.value`, everything else 0.
@@ -36,15 +58,14 @@ def read_labels(segmentation_node, volume_node, classes: Sequence[SegmentClass])
     Raises:
         InputError: if a node cannot be used.
     """
-    _check_segmentation_node(segmentation_node)
+    check_segmentation_node(segmentation_node)
     check_volume_node(volume_node)
+    entries = _entries(segmentation_node, classes)
     ids, values = vtk.vtkStringArray(), vtk.vtkIntArray()
-    for segment_class in classes:
-        if segment_class.background:
-            continue
-        if segmentation_node.GetSegmentation().GetSegment(segment_class.segment_id) is not None:
-            ids.InsertNextValue(segment_class.segment_id)
-            values.InsertNextValue(segment_class.value)
+    for entry in entries:
+        if segmentation_node.GetSegmentation().GetSegment(entry.segment_id) is not None:
+            ids.InsertNextValue(entry.segment_id)
+            values.InsertNextValue(entry.value)
     shape = volume_node.GetImageData().GetDimensions()[::-1]
     # Slicer takes an empty list to mean all segments.
     if not ids.GetNumberOfValues():
@@ -67,14 +88,17 @@ def read_labels(segmentation_node, volume_node, classes: Sequence[SegmentClass])
 
 
 def export_labelmap_node(
-    segmentation_node, volume_node, classes: Sequence[SegmentClass], labelmap_node=None
+    segmentation_node,
+    volume_node,
+    classes: Sequence[SegmentClass] | None = None,
+    labelmap_node=None,
 ):
     """Export the segments to a label map node on a volume's grid, with a colour table.
 
     Args:
         segmentation_node: the segmentation.
         volume_node: gives the grid and the parent transform.
-        classes: of the model.
+        classes: of the model; those that the segments themselves name if None.
         labelmap_node: node to write to; a new one if None.
 
     Returns:
@@ -84,37 +108,51 @@ def export_labelmap_node(
         InputError: if a node cannot be used.
         Exception: any other; in every case the scene is as it was.
     """
-    labels = read_labels(segmentation_node, volume_node, classes)
-    if labelmap_node is not None and not labelmap_node.IsA("vtkMRMLLabelMapVolumeNode"):
-        raise InputError(f"{labelmap_node.GetName()} is not a label map. Choose a label map node.")
     with ExitStack() as undo:
-        node = labelmap_node
-        if node is None:
-            node = _new_labelmap_node(segmentation_node, undo)
-        _set_image(node, labels, volume_node, undo)
-        _set_colours(node, classes, undo)
+        node = _put_labelmap_node(segmentation_node, volume_node, classes, labelmap_node, undo)
         undo.pop_all()
     return node
+
+
+def export_sample_nodes(samples: SampleSet) -> list:
+    """Export all samples to new label map nodes on the volume's grid, in the order drawn.
+
+    Raises:
+        InputError: if the volume was removed.
+        Exception: any other; in every case the scene is as it was.
+    """
+    with ExitStack() as undo:
+        nodes = [
+            _put_labelmap_node(node, samples.volume, None, None, undo)
+            for node in _sample_nodes(samples)
+        ]
+        undo.pop_all()
+    return nodes
 
 
 def export_file(
     path: str | Path,
     segmentation_node,
     volume_node,
-    classes: Sequence[SegmentClass],
+    classes: Sequence[SegmentClass] | None = None,
     *,
+    grid: str = VOLUME,
     overwrite: bool = False,
 ) -> Path:
-    """Export the segments to a label map file that lies on the volume's own file.
+    """Export the segments to a file that lies on the volume's own file.
 
     Parent transforms move volume and segmentation alike in the scene; files know nothing of them.
     The file appears under its name only when it is complete.
 
     Args:
-        path: ends with one of `FILE_SUFFIXES`.
+        path: ends with one of `FILE_SUFFIXES`, or with `.seg.nrrd` for a segmentation of Slicer,
+            with the segments' names, colours and terminology.
         segmentation_node: the segmentation.
         volume_node: gives the grid.
-        classes: of the model.
+        classes: of the model; those that the segments themselves name if None.
+        grid: VOLUME for the grid of the volume node; FILE for that of the file which the volume
+            was loaded from. Slicer turns axes of some files around when it loads them (of all
+            that are left-handed); a label map on the file's grid has the file's voxels again.
         overwrite: replace an existing file.
 
     Returns:
@@ -125,32 +163,138 @@ def export_file(
         OutputError: if the file cannot be written; an existing file is as it was.
     """
     path = Path(path)
-    suffix = _suffix(path)
+    _suffix(path)
     if path.exists() and not overwrite:
         raise OutputError(f"{path} exists. Choose another name, or allow to overwrite it.")
     labels = read_labels(segmentation_node, volume_node, classes)
-    geometry = exact_geometry(ijk_to_ras(volume_node), volume_node.GetImageData())
-    # In the same folder, since a file can be moved in one step only within its file system.
-    part = path.with_name(f".{path.name.removesuffix(suffix)}-{uuid.uuid4().hex[:8]}{suffix}")
-    try:
-        write_label_map(part, labels, geometry)
-        os.replace(part, path)
-    except (OSError, RuntimeError) as error:
-        raise OutputError(
-            f"{path} cannot be written ({_reason(path, error)}). "
-            "Choose a folder in which you may write and which has room."
-        ) from error
-    finally:
-        with suppress(OSError):
-            part.unlink()
+    labels, geometry = on_grid(labels, volume_node, grid)
+    _write_file(path, labels, geometry, _entries(segmentation_node, classes))
     return path
 
 
+def export_sample_files(
+    folder: str | Path,
+    samples: SampleSet,
+    suffix: str = ".nii.gz",
+    *,
+    grid: str = VOLUME,
+    overwrite: bool = False,
+) -> list[Path]:
+    """Export all samples to the files sample_001 … of a folder, which is made if need be.
+
+    The files appear only when all are complete.
+
+    Args:
+        folder: where to.
+        samples: which.
+        suffix: see `export_file`.
+        grid: see `export_file`.
+        overwrite: replace existing files of these names.
+
+    Returns:
+        The files' paths, in the order drawn.
+
+    Raises:
+        InputError: if the volume was removed.
+        OutputError: if a file cannot be written; existing files are as they were.
+    """
+    folder = Path(folder)
+    nodes = _sample_nodes(samples)
+    paths = [folder / f"sample_{n + 1:03}{suffix}" for n in range(len(nodes))]
+    _suffix(paths[0])
+    existing = [path for path in paths if path.exists()]
+    if existing and not overwrite:
+        raise OutputError(f"{existing[0]} exists. Choose another folder, or allow to overwrite it.")
+    try:
+        folder.mkdir(exist_ok=True)
+        part = Path(tempfile.mkdtemp(prefix=".samples-", dir=folder))
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+    try:
+        for path, node in zip(paths, nodes, strict=True):
+            labels, geometry = on_grid(read_labels(node, samples.volume), samples.volume, grid)
+            _write_file(part / path.name, labels, geometry, _entries(node, None))
+        for path in paths:
+            os.replace(part / path.name, path)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+        with suppress(OSError):  # made for nothing, after an error
+            folder.rmdir()
+    return paths
+
+
+# Files ---------------------------------------------------------------------------------------
+
+
+def _write_file(
+    path: Path, labels: np.ndarray, geometry: Geometry, entries: Sequence[_Entry]
+) -> None:
+    suffix = _suffix(path)
+    # In the same folder, since a file can be moved in one step only within its file system.
+    part = path.with_name(f".{path.name.removesuffix(suffix)}-{uuid.uuid4().hex[:8]}{suffix}")
+    try:
+        if suffix == SEGMENTATION_SUFFIX:
+            _write_segmentation_file(part, labels, geometry, entries)
+        else:
+            write_label_map(part, labels, geometry)
+        os.replace(part, path)
+    except (OSError, RuntimeError) as error:
+        raise cannot_write(path, error) from error
+    finally:
+        with suppress(OSError):
+            part.unlink()
+
+
+def _write_segmentation_file(
+    path: Path, labels: np.ndarray, geometry: Geometry, entries: Sequence[_Entry]
+) -> None:
+    node = slicer.vtkMRMLSegmentationNode()
+    segmentation = node.GetSegmentation()
+    segmentation.SetSourceRepresentationName(BINARY_LABELMAP)
+    image = slicer.vtkOrientedImageData()
+    image.SetDimensions(geometry.size)
+    image.AllocateScalars(vtk.VTK_UNSIGNED_CHAR, 1)
+    voxels(image)[:] = labels
+    image.SetGeometryFromImageToWorldMatrix(to_vtk(np.diag([-1, -1, 1, 1]) @ ijk_to_lps(geometry)))
+    # Else the file would hold no more than the box around the labels.
+    segmentation.SetConversionParameter(
+        GEOMETRY_PARAMETER, slicer.vtkSegmentationConverter.SerializeImageGeometry(image)
+    )
+    for entry in entries:
+        segment = slicer.vtkSegment()
+        segment.SetName(entry.name)
+        segment.SetColor(*entry.color)
+        segment.SetLabelValue(entry.value)
+        segment.SetTag(CLASS_TAG, str(entry.value))
+        if entry.terminology:
+            segment.SetTag(segment.GetTerminologyEntryTagName(), entry.terminology)
+        segment.AddRepresentation(BINARY_LABELMAP, image)
+        segmentation.AddSegment(segment, entry.segment_id)
+    storage = slicer.vtkMRMLSegmentationStorageNode()
+    storage.SetFileName(str(path))
+    if not storage.WriteData(node):
+        raise OSError("see the application's error log")
+    # On a full disk a file may be cut short without a word.
+    if not np.array_equal(sitk.GetArrayFromImage(sitk.ReadImage(str(path))), labels):
+        raise OSError(f"{path.name} came out incomplete")
+
+
+def cannot_write(path: Path, error: Exception) -> OutputError:
+    """Return the error that says why a file could not be written."""
+    return OutputError(
+        f"{path} cannot be written ({_reason(path, error)}). "
+        "Choose a folder in which you may write and which has room."
+    )
+
+
 def _suffix(path: Path) -> str:
-    for suffix in FILE_SUFFIXES:
+    # The longest first, for one ends with another.
+    suffixes = sorted((*FILE_SUFFIXES, SEGMENTATION_SUFFIX), key=len, reverse=True)
+    for suffix in suffixes:
         if path.name.endswith(suffix) and path.name != suffix:
             return suffix
-    raise OutputError(f"{path}: the name must end with one of {', '.join(FILE_SUFFIXES)}.")
+    allowed = ", ".join((*FILE_SUFFIXES, SEGMENTATION_SUFFIX))
+    raise OutputError(f"{path}: the name must end with one of {allowed}.")
 
 
 def _reason(path: Path, error: Exception) -> str:
@@ -161,15 +305,38 @@ def _reason(path: Path, error: Exception) -> str:
     return str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
 
 
-def _check_segmentation_node(node) -> None:
+def check_segmentation_node(node) -> None:
+    """Check that a node is a segmentation.
+
+    Raises:
+        InputError: saying what to choose instead.
+    """
     if node is None:
         raise InputError("No segmentation was chosen. Choose the segmentation to export.")
     if not node.IsA("vtkMRMLSegmentationNode"):
         raise InputError(f"{node.GetName()} is not a segmentation. Choose a segmentation.")
 
 
-def _new_labelmap_node(segmentation_node, undo: ExitStack):
-    scene = segmentation_node.GetScene()
+def _sample_nodes(samples: SampleSet) -> list:
+    """Segmentation nodes of the samples, in the order drawn."""
+    if samples.volume is None:
+        raise InputError("The samples' volume was removed, so there is no grid to export them on.")
+    return [samples.sequence.GetDataNodeAtValue(str(n)) for n in sorted(samples.samples)]
+
+
+def _put_labelmap_node(segmentation_node, volume_node, classes, labelmap_node, undo: ExitStack):
+    labels = read_labels(segmentation_node, volume_node, classes)
+    if labelmap_node is not None and not labelmap_node.IsA("vtkMRMLLabelMapVolumeNode"):
+        raise InputError(f"{labelmap_node.GetName()} is not a label map. Choose a label map node.")
+    node = labelmap_node
+    if node is None:
+        node = _new_labelmap_node(segmentation_node, volume_node.GetScene(), undo)
+    _set_image(node, labels, volume_node, undo)
+    _set_colours(node, _colours(segmentation_node, classes), undo)
+    return node
+
+
+def _new_labelmap_node(segmentation_node, scene, undo: ExitStack):
     name = scene.GenerateUniqueName(f"{segmentation_node.GetName()} label map")
     node = scene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", name)
     undo.callback(scene.RemoveNode, node)
@@ -189,7 +356,7 @@ def _set_image(node, labels: np.ndarray, volume_node, undo: ExitStack) -> None:
     node.SetAndObserveTransformNodeID(volume_node.GetTransformNodeID())
 
 
-def _set_colours(node, classes: Sequence[SegmentClass], undo: ExitStack) -> None:
+def _set_colours(node, colours: Sequence[_Entry], undo: ExitStack) -> None:
     """Show the label map in a colour table with the classes' names."""
     scene = node.GetScene()
     ensure_display(node, undo)
@@ -200,26 +367,72 @@ def _set_colours(node, classes: Sequence[SegmentClass], undo: ExitStack) -> None
         before = old.NewInstance()
         before.Copy(old)
         undo.callback(old.Copy, before)
-        old.Copy(_colour_table(old.GetName(), classes))
+        old.Copy(_colour_table(old.GetName(), colours))
         return
     name = scene.GenerateUniqueName(f"{node.GetName()} colours")
-    table = scene.AddNode(_colour_table(name, classes))
+    table = scene.AddNode(_colour_table(name, colours))
     undo.callback(scene.RemoveNode, table)
     display.SetAndObserveColorNodeID(table.GetID())
 
 
-def _colour_table(name: str, classes: Sequence[SegmentClass]):
+def _colour_table(name: str, colours: Sequence[_Entry]):
     """Return a colour table, in no scene, with the classes at their values."""
     table = slicer.vtkMRMLColorTableNode()
     table.SetName(name)
     table.SetAttribute(_COLOUR_TABLE, "1")
     table.SetTypeToUser()
-    table.SetNumberOfColors(max(c.value for c in classes) + 1)
+    table.SetNumberOfColors(max((c.value for c in colours), default=0) + 1)
     table.SetColor(0, "background", 0, 0, 0, 0)
-    for c in classes:
-        opacity = 0 if c.background else 1
-        table.SetColor(c.value, c.name, *(part / 255 for part in c.color), opacity)
+    for c in colours:
+        table.SetColor(c.value, c.name, *c.color, c.opacity)
         # Older versions of Slicer have no terminology in colour tables.
         if c.terminology and hasattr(table, "SetTerminologyFromString"):
-            table.SetTerminologyFromString(c.value, c.terminology.slicer_entry())
+            table.SetTerminologyFromString(c.value, c.terminology)
     return table
+
+
+# Classes -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """What a file or a colour table says about a value; colour and opacity are 0..1."""
+
+    value: int
+    segment_id: str
+    name: str
+    color: tuple[float, float, float]
+    opacity: float = 1.0
+    terminology: str = ""
+
+    @classmethod
+    def of_class(cls, c: SegmentClass) -> _Entry:
+        color = tuple(part / 255 for part in c.color)
+        entry = c.terminology.slicer_entry() if c.terminology else ""
+        return cls(c.value, c.segment_id, c.name, color, 0.0 if c.background else 1.0, entry)
+
+    @classmethod
+    def of_segment(cls, segment_id: str, segment) -> _Entry:
+        return cls(
+            value=int(tag(segment, CLASS_TAG)),
+            segment_id=segment_id,
+            name=segment.GetName(),
+            color=tuple(segment.GetColor()),
+            terminology=tag(segment, segment.GetTerminologyEntryTagName()) or "",
+        )
+
+
+def _entries(segmentation_node, classes: Sequence[SegmentClass] | None) -> list[_Entry]:
+    """Entries of the classes that make segments, in the order of their values."""
+    if classes is not None:
+        return [_Entry.of_class(c) for c in classes if not c.background]
+    segmentation = segmentation_node.GetSegmentation()
+    segments = {s: segmentation.GetSegment(s) for s in segmentation.GetSegmentIDs()}
+    found = [_Entry.of_segment(*s) for s in segments.items() if s[1].HasTag(CLASS_TAG)]
+    return sorted(found, key=lambda entry: entry.value)
+
+
+def _colours(segmentation_node, classes: Sequence[SegmentClass] | None) -> list[_Entry]:
+    if classes is not None:
+        return [_Entry.of_class(c) for c in classes]
+    return _entries(segmentation_node, None)

@@ -26,7 +26,7 @@ PREFIX = "MRFUNetSegmentation."
 CLASS_TAG = PREFIX + "Class"
 
 BINARY_LABELMAP = slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
-_GEOMETRY_PARAMETER = slicer.vtkSegmentationConverter.GetReferenceImageGeometryParameterName()
+GEOMETRY_PARAMETER = slicer.vtkSegmentationConverter.GetReferenceImageGeometryParameterName()
 
 
 def write_segmentation(
@@ -60,32 +60,61 @@ def write_segmentation(
         InputError: if the nodes cannot be used, or do not fit the labels.
         Exception: any other; in every case the scene is as it was.
     """
-    check_volume_node(volume_node)
-    classes = [c for c in classes if not c.background]
-    _check_labels(labels, volume_node)
-    if segmentation_node is not None:
-        _check_output(segmentation_node, classes, volume_node)
     with ExitStack() as undo:
-        node = _new_node(volume_node, undo) if segmentation_node is None else segmentation_node
-        with _one_update(node):
-            _remember_segments(node, undo)
-            ensure_display(node, undo)
-            _replace_segments(node, _oriented_image(labels, volume_node), classes)
-            follows_already = _reference_volume_id(node) == volume_node.GetID()
-            _follow_volume(node, volume_node, undo)
-            _set_provenance(node, provenance or {}, undo)
-        # Where the user has put the result of an earlier run, it stays.
-        if not follows_already:
-            place_beside(node, volume_node, undo)
+        node = put_segmentation(labels, classes, volume_node, segmentation_node, provenance, undo)
         undo.pop_all()
     return node
 
 
-def read_provenance(segmentation_node) -> dict[str, str]:
-    """Return what was stored of how the segmentation came about."""
+def put_segmentation(
+    labels: np.ndarray,
+    classes: Sequence[SegmentClass],
+    volume_node,
+    segmentation_node,
+    provenance: Mapping[str, str] | None,
+    undo: ExitStack,
+):
+    """Do what `write_segmentation` does as a part of something larger.
+
+    Args:
+        labels: see there, as for the other arguments.
+        classes: see there.
+        volume_node: see there.
+        segmentation_node: see there.
+        provenance: see there.
+        undo: gets what takes the change back.
+
+    Returns:
+        The segmentation node.
+
+    Raises:
+        InputError: if the nodes cannot be used, or do not fit the labels; nothing has changed.
+        Exception: any other; what has changed until then is on the stack.
+    """
+    check_volume_node(volume_node)
+    classes = [c for c in classes if not c.background]
+    check_labels(labels, volume_node)
+    if segmentation_node is not None:
+        _check_output(segmentation_node, classes, volume_node)
+    node = _new_node(volume_node, undo) if segmentation_node is None else segmentation_node
+    with _one_update(node):
+        _remember_segments(node, undo)
+        ensure_display(node, undo)
+        _replace_segments(node, label_image(labels, volume_node), classes)
+        follows_already = _reference_volume_id(node) == volume_node.GetID()
+        follow_volume(node, volume_node, undo)
+        set_provenance(node, provenance or {}, undo)
+    # Where the user has put the result of an earlier run, it stays.
+    if not follows_already:
+        place_beside(node, volume_node, undo)
+    return node
+
+
+def read_provenance(node) -> dict[str, str]:
+    """Return what was stored of how a node's content came about."""
     return {
-        name.removeprefix(PREFIX): segmentation_node.GetAttribute(name)
-        for name in segmentation_node.GetAttributeNames()
+        name.removeprefix(PREFIX): node.GetAttribute(name)
+        for name in node.GetAttributeNames()
         if name.startswith(PREFIX)
     }
 
@@ -93,7 +122,12 @@ def read_provenance(segmentation_node) -> dict[str, str]:
 # Checks --------------------------------------------------------------------------------------
 
 
-def _check_labels(labels: np.ndarray, volume_node) -> None:
+def check_labels(labels: np.ndarray, volume_node) -> None:
+    """Check that a label map [k, j, i] has the size of a volume node's image.
+
+    Raises:
+        InputError: if it has another one.
+    """
     size = volume_node.GetImageData().GetDimensions()
     if labels.shape != size[::-1]:
         raise InputError(
@@ -144,7 +178,7 @@ def _replace_segments(node, image, classes: Sequence[SegmentClass]) -> None:
     derived = _derived_representations(segmentation)
     _detach_other_segments(segmentation, _segments_of_others(segmentation, classes))
     for segment_class in classes:
-        _set_segment(segmentation, segment_class, image)
+        set_segment(segmentation, segment_class, image)
     _remove_old_classes(segmentation, classes)
     # Tells the segmentation that its content changed: it drops the surfaces of the old content.
     image.Modified()
@@ -152,7 +186,14 @@ def _replace_segments(node, image, classes: Sequence[SegmentClass]) -> None:
         segmentation.CreateRepresentation(name)
 
 
-def _set_segment(segmentation, segment_class: SegmentClass, image) -> None:
+def set_segment(segmentation, segment_class: SegmentClass, image) -> None:
+    """Let a class's segment be its value in a label map; add the segment if there is none.
+
+    Args:
+        segmentation: vtkSegmentation whose source representation is the binary label map.
+        segment_class: the class.
+        image: vtkOrientedImageData, which several segments can share.
+    """
     segment = segmentation.GetSegment(segment_class.segment_id)
     is_new = segment is None
     if is_new:
@@ -232,13 +273,40 @@ def _representations(segment) -> dict[str, vtk.vtkDataObject]:
     return {name: segment.GetRepresentation(name) for name in names}
 
 
-def _oriented_image(labels: np.ndarray, volume_node):
+def label_image(labels: np.ndarray, volume_node, *, cropped: bool = False):
+    """Return a label map as a vtkOrientedImageData that lies on a volume.
+
+    Args:
+        labels: [k, j, i] uint8 on the grid of the volume node.
+        volume_node: gives the grid.
+        cropped: leave out the planes around all labels above 0, which saves memory and time; at
+            least one voxel is left.
+    """
+    first = volume_node.GetImageData().GetExtent()[::2]
+    box = _bounding_box(labels) if cropped else tuple(slice(0, size) for size in labels.shape)
     image = slicer.vtkOrientedImageData()
-    image.SetExtent(volume_node.GetImageData().GetExtent())
+    image.SetExtent(
+        [
+            int(start + end)
+            for start, s in zip(first, box[::-1], strict=True)
+            for end in (s.start, s.stop - 1)
+        ]
+    )
     image.AllocateScalars(vtk.VTK_UNSIGNED_CHAR, 1)
-    voxels(image)[:] = labels
+    voxels(image)[:] = labels[box]
     image.SetGeometryFromImageToWorldMatrix(to_vtk(ijk_to_ras(volume_node)))
     return image
+
+
+def _bounding_box(labels: np.ndarray) -> tuple[slice, slice, slice]:
+    if not labels.any():
+        return (slice(0, 1),) * 3
+    box = []
+    for axis in range(3):
+        others = tuple(a for a in range(3) if a != axis)
+        occupied = np.flatnonzero(labels.any(axis=others))
+        box.append(slice(int(occupied[0]), int(occupied[-1]) + 1))
+    return tuple(box)
 
 
 # The node ------------------------------------------------------------------------------------
@@ -274,12 +342,12 @@ def _reference_volume_id(node) -> str | None:
     return node.GetNodeReferenceID(node.GetReferenceImageGeometryReferenceRole())
 
 
-def _follow_volume(node, volume_node, undo: ExitStack) -> None:
+def follow_volume(node, volume_node, undo: ExitStack) -> None:
     """Put the segmentation in the volume's space, and tie its grid to the volume's."""
     role = node.GetReferenceImageGeometryReferenceRole()
     segmentation = node.GetSegmentation()
-    geometry = segmentation.GetConversionParameter(_GEOMETRY_PARAMETER)
-    undo.callback(segmentation.SetConversionParameter, _GEOMETRY_PARAMETER, geometry)
+    geometry = segmentation.GetConversionParameter(GEOMETRY_PARAMETER)
+    undo.callback(segmentation.SetConversionParameter, GEOMETRY_PARAMETER, geometry)
     undo.callback(node.SetNodeReferenceID, role, node.GetNodeReferenceID(role))
     undo.callback(node.SetAndObserveTransformNodeID, node.GetTransformNodeID())
     # The transform first: the reference geometry is expressed in the segmentation's own space.
@@ -287,7 +355,14 @@ def _follow_volume(node, volume_node, undo: ExitStack) -> None:
     node.SetReferenceImageGeometryParameterFromVolumeNode(volume_node)
 
 
-def _set_provenance(node, provenance: Mapping[str, str], undo: ExitStack) -> None:
+def set_provenance(node, provenance: Mapping[str, str], undo: ExitStack) -> None:
+    """Store on a node how its content came about, in the place of what was stored before.
+
+    Args:
+        node: any node.
+        provenance: what to store.
+        undo: gets what takes the change back.
+    """
     before = {PREFIX + key: value for key, value in read_provenance(node).items()}
     after = {PREFIX + key: str(value) for key, value in provenance.items()}
     for name in before | after:
@@ -343,12 +418,13 @@ def _segment_state(segment_id: str, segment) -> _SegmentState:
         segment_id,
         segment,
         segment.GetLabelValue(),
-        {name: _tag(segment, name) for name in (CLASS_TAG, segment.GetTerminologyEntryTagName())},
+        {name: tag(segment, name) for name in (CLASS_TAG, segment.GetTerminologyEntryTagName())},
         _representations(segment),
     )
 
 
-def _tag(segment, name: str) -> str | None:
+def tag(segment, name: str) -> str | None:
+    """Return the value of a segment's tag; None if it has no such tag."""
     value = vtk.reference("")
     return str(value) if segment.GetTag(name, value) else None
 

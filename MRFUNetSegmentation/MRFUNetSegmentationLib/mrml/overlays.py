@@ -1,0 +1,165 @@
+"""Maps of what samples say together, as volumes to lay over the scan.
+
+Each has the window from 0 to the largest value that its map can take anywhere, so that the colours
+of two scans, or of two runs, can be compared.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping
+
+import numpy as np
+import slicer
+import vtk
+
+from ..inference.overlay_colors import LOW, inferno
+from ..inference.sampled import AGREEMENT, PROBABILITY
+from .geometry import ijk_to_ras, to_vtk
+from .segmentations import PREFIX
+from .subject_hierarchy import remove_item
+from .volumes import voxels
+
+OPACITY = 0.6
+# Characters in a line of a legend's title, which stands over a narrow bar.
+_TITLE_WIDTH = 28
+# Points; Slicer's own 25 would hide the brain in a small view.
+_TITLE_SIZE, _LABEL_SIZE = 13, 12
+# Attribute of an overlay: the name of its map.
+MAP = PREFIX + "Map"
+# Marks the colour tables of overlays, which all overlays of a scene share.
+_COLOR_TABLE = PREFIX + "OverlayColors"
+
+
+def add_overlay(scene, name: str, values: np.ndarray, maximum: float, title: str, volume_node):
+    """Add a map as a scalar volume on the grid of a volume, with colours and a legend.
+
+    Low values are transparent; of the agreement the high ones are, for there the samples differ
+    least.
+
+    Args:
+        scene: to add to.
+        name: of the map.
+        values: float32 [k, j, i] on the grid of the volume node.
+        maximum: largest value that the map can take.
+        title: what it shows, with its unit.
+        volume_node: the volume that was segmented.
+
+    Returns:
+        The volume node.
+    """
+    node = scene.AddNewNodeByClass(
+        "vtkMRMLScalarVolumeNode",
+        scene.GenerateUniqueName(f"{volume_node.GetName()} {_words(name, title)}"),
+    )
+    image = vtk.vtkImageData()
+    image.SetExtent(volume_node.GetImageData().GetExtent())
+    image.AllocateScalars(vtk.VTK_FLOAT, 1)
+    voxels(image)[:] = values
+    node.SetIJKToRASMatrix(to_vtk(ijk_to_ras(volume_node)))
+    node.SetAndObserveImageData(image)
+    node.SetAndObserveTransformNodeID(volume_node.GetTransformNodeID())
+    node.SetAttribute(MAP, name)
+    node.CreateDefaultDisplayNodes()
+    _set_display(node.GetDisplayNode(), name, maximum)
+    _add_legend(node, title)
+    return node
+
+
+def show_overlay(scene, overlay_node, opacity: float = OPACITY) -> None:
+    """Lay a volume over what all slice views show; None takes the layer away.
+
+    Args:
+        scene: of the slice views.
+        overlay_node: the volume.
+        opacity: 0..1.
+    """
+    for index in range(scene.GetNumberOfNodesByClass("vtkMRMLSliceCompositeNode")):
+        composite = scene.GetNthNodeByClass(index, "vtkMRMLSliceCompositeNode")
+        composite.SetForegroundVolumeID(overlay_node.GetID() if overlay_node else None)
+        composite.SetForegroundOpacity(opacity if overlay_node else 0.0)
+
+
+def remove_overlay(overlay_node) -> None:
+    """Take an overlay out of the scene, with its display and its legend."""
+    scene = overlay_node.GetScene()
+    remove_item(overlay_node)
+    for index in reversed(range(overlay_node.GetNumberOfDisplayNodes())):
+        scene.RemoveNode(overlay_node.GetNthDisplayNode(index))
+    scene.RemoveNode(overlay_node)
+
+
+def show_overlays_instead(scene, successors: Mapping[str, str]) -> None:
+    """Let slice views that show a volume show another one.
+
+    Args:
+        scene: of the slice views.
+        successors: by the ID of a volume that of the one that is to take its place.
+    """
+    for index in range(scene.GetNumberOfNodesByClass("vtkMRMLSliceCompositeNode")):
+        composite = scene.GetNthNodeByClass(index, "vtkMRMLSliceCompositeNode")
+        for layer in ("Background", "Foreground"):
+            shown = getattr(composite, f"Get{layer}VolumeID")()
+            if shown in successors:
+                getattr(composite, f"Set{layer}VolumeID")(successors[shown])
+
+
+def legend_of(overlay_node):
+    """Return the display node of an overlay's legend; None in a Slicer without legends."""
+    for index in range(overlay_node.GetNumberOfDisplayNodes()):
+        display = overlay_node.GetNthDisplayNode(index)
+        if display is not None and display.IsA("vtkMRMLColorLegendDisplayNode"):
+            return display
+    return None
+
+
+def _words(name: str, title: str) -> str:
+    if name.startswith(PROBABILITY):
+        return title[0].lower() + title[1:].split(" over ")[0]
+    return name.replace("_", " ")
+
+
+def _set_display(display, name: str, maximum: float) -> None:
+    reverse = name == AGREEMENT
+    display.SetAutoWindowLevel(False)
+    display.SetWindowLevelMinMax(0.0, maximum)
+    display.SetAutoThreshold(False)
+    # Sums of float32 may come out a little above what they can be.
+    limits = (-maximum, (1 - LOW) * maximum) if reverse else (LOW * maximum, 2 * maximum)
+    display.SetThreshold(*limits)
+    display.SetApplyThreshold(True)
+    display.SetAndObserveColorNodeID(_colors(display.GetScene(), reverse).GetID())
+
+
+def _colors(scene, reverse: bool):
+    kind = "reversed" if reverse else "inferno"
+    for index in range(scene.GetNumberOfNodesByClass("vtkMRMLColorTableNode")):
+        table = scene.GetNthNodeByClass(index, "vtkMRMLColorTableNode")
+        if table.GetAttribute(_COLOR_TABLE) == kind:
+            return table
+    table = slicer.vtkMRMLColorTableNode()
+    name = "Ambiguity (reversed)" if reverse else "Ambiguity"
+    table.SetName(scene.GenerateUniqueName(name))
+    table.SetAttribute(_COLOR_TABLE, kind)
+    table.SetTypeToUser()
+    colors = inferno(reverse=reverse)
+    table.SetNumberOfColors(len(colors))
+    for value, color in enumerate(colors):
+        table.SetColor(value, str(value), *color, 1.0)
+    return scene.AddNode(table)
+
+
+def _add_legend(node, title: str) -> None:
+    if not hasattr(slicer, "vtkMRMLColorLegendDisplayNode"):
+        return
+    legend = slicer.vtkMRMLColorLegendDisplayNode()
+    legend.SetName(f"{node.GetName()} legend")
+    legend = node.GetScene().AddNode(legend)
+    legend.SetAndObservePrimaryDisplayNode(node.GetDisplayNode())
+    legend.SetTitleText(textwrap.fill(title, _TITLE_WIDTH))
+    legend.GetTitleTextProperty().SetFontSize(_TITLE_SIZE)
+    legend.GetLabelTextProperty().SetFontSize(_LABEL_SIZE)
+    legend.SetLabelFormat("%.2g")
+    legend.SetVisibility(True)
+    # A slice view shows the legend of a volume that it shows, and no other.
+    node.AddAndObserveDisplayNodeID(legend.GetID())

@@ -1,0 +1,88 @@
+"""One segmentation with maps of how sure the network is of it: entropy, variance."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+
+import numpy as np
+
+from ..checkpoints.card import SegmentClass
+from ..inference.sampled import ENTROPY, VARIANCE, maximum
+from .overlays import MAP, add_overlay, remove_overlay, show_overlays_instead
+from .segmentations import PREFIX, put_segmentation, set_provenance
+from .subject_hierarchy import place_beside
+from .undo import remove_new_nodes
+
+# One segmentation's probabilities say how sure the network is of each voxel by itself.
+TITLES = {
+    ENTROPY: "Entropy of the network's class probabilities [bit]",
+    VARIANCE: "Variance of the labels by the network's class probabilities",
+}
+# Role of the segmentation node's references to the volumes.
+_OVERLAY = PREFIX + "Overlay"
+
+
+def write_with_maps(
+    labels: np.ndarray,
+    maps: Mapping[str, np.ndarray],
+    classes: Sequence[SegmentClass],
+    volume_node,
+    segmentation_node=None,
+    provenance: Mapping[str, str] | None = None,
+):
+    """Do what `write_segmentation` does, and add maps as volumes to lay over the scan.
+
+    Volumes that an earlier run has added to the given segmentation node are replaced.
+
+    Args:
+        labels: see there, as for the other arguments.
+        maps: float32 [k, j, i] by name, "entropy" or "variance".
+        classes: see there.
+        volume_node: see there.
+        segmentation_node: see there.
+        provenance: see there; the volumes get it too.
+
+    Returns:
+        The segmentation node; `map_volumes` gives the volumes.
+
+    Raises:
+        InputError: if the nodes cannot be used, or do not fit the labels.
+        Exception: any other; in every case the scene is as it was.
+    """
+    old = map_volumes(segmentation_node) if segmentation_node is not None else []
+    with ExitStack() as undo:
+        if maps:
+            remove_new_nodes(volume_node.GetScene(), undo)
+        node = put_segmentation(labels, classes, volume_node, segmentation_node, provenance, undo)
+        undo.callback(_refer, node, old)
+        new = []
+        for name, values in maps.items():
+            largest = maximum(name, len(classes))
+            overlay = add_overlay(
+                volume_node.GetScene(), name, values, largest, TITLES[name], volume_node
+            )
+            set_provenance(overlay, {"Map": name, **(provenance or {})}, undo)
+            place_beside(overlay, volume_node, undo)
+            new.append(overlay)
+        _refer(node, new)
+        undo.pop_all()
+    by_name = {overlay.GetAttribute(MAP): overlay.GetID() for overlay in new}
+    successors = {o.GetID(): by_name.get(o.GetAttribute(MAP)) for o in old}
+    show_overlays_instead(volume_node.GetScene(), successors)
+    for overlay in old:
+        remove_overlay(overlay)
+    return node
+
+
+def map_volumes(segmentation_node) -> list:
+    """Return the volumes that `write_with_maps` has added to a segmentation node."""
+    number = segmentation_node.GetNumberOfNodeReferences(_OVERLAY)
+    nodes = [segmentation_node.GetNthNodeReference(_OVERLAY, n) for n in range(number)]
+    return [node for node in nodes if node is not None and node.GetScene() is not None]
+
+
+def _refer(segmentation_node, overlays: Sequence) -> None:
+    segmentation_node.RemoveNodeReferenceIDs(_OVERLAY)
+    for overlay in overlays:
+        segmentation_node.AddNodeReferenceID(_OVERLAY, overlay.GetID())

@@ -1,0 +1,669 @@
+"""Plausible segmentations in the scene, on real nodes: sequence, browser, tables, one folder."""
+
+import gc
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+slicer = pytest.importorskip("slicer")
+
+import vtk  # noqa: E402
+from MRFUNetSegmentationLib.errors import InputError  # noqa: E402
+from MRFUNetSegmentationLib.inference.sampled import (  # noqa: E402
+    ENTROPY,
+    VARIANCE,
+    SampledResult,
+    compress,
+)
+from MRFUNetSegmentationLib.inference.volume import Geometry  # noqa: E402
+from MRFUNetSegmentationLib.mrml import samples as samples_module  # noqa: E402
+from MRFUNetSegmentationLib.mrml.export import read_labels  # noqa: E402
+from MRFUNetSegmentationLib.mrml.geometry import ijk_to_ras  # noqa: E402
+from MRFUNetSegmentationLib.mrml.overlays import legend_of  # noqa: E402
+from MRFUNetSegmentationLib.mrml.samples import (  # noqa: E402
+    AS_DRAWN,
+    BY_LIKELIHOOD,
+    SampleSet,
+    by_volume,
+    sample_sets,
+    write_samples,
+)
+from MRFUNetSegmentationLib.mrml.segmentations import (  # noqa: E402
+    BINARY_LABELMAP,
+    read_provenance,
+    write_segmentation,
+)
+from MRFUNetSegmentationLib.mrml.tables import read_column, volume_column  # noqa: E402
+from MRFUNetSegmentationLib.mrml.volumes import voxels  # noqa: E402
+from mrml_scene import (  # noqa: E402
+    CLASSES,
+    OBLIQUE,
+    SEGMENT_IDS,
+    add_volume,
+    phantom,
+    put_under_linear_transform,
+    rotation,
+)
+from test_mrml_segmentations import state  # noqa: E402
+
+NUMBER = 4
+# By CSF's volume the samples' order is 3, 1, 4, 2; by likelihood 2, 3, 1, 4.
+CSF_VOXELS = (5, 9, 2, 7)
+LOG_DENSITIES = (-3.0, -1.0, -2.0, -4.0)
+
+
+def sampled_labels(sample: int) -> np.ndarray:
+    """Labels [k, j, i] of a sample, 0 .. 3: the phantom with another amount of class 3."""
+    labels = phantom()
+    labels[labels == 3] = 0
+    labels[10, 11, 2 : 2 + CSF_VOXELS[sample]] = 3
+    return labels
+
+
+def sampled_result(card, number: int = NUMBER, classes=CLASSES, labels=sampled_labels):
+    """What a sampling run of the phantom gives, with the statistics of the labels themselves."""
+    samples = [labels(n) for n in range(number)]
+    probabilities = np.stack([np.mean([s == c.value for s in samples], 0) for c in classes])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        entropy = -np.nansum(probabilities * np.log2(probabilities), axis=0)
+    volumes = [{c.value: float((s == c.value).sum()) for c in classes[1:]} for s in samples]
+    structures = []
+    for c in classes[1:]:
+        ml = np.array([v[c.value] for v in volumes])
+        mean, sd = ml.mean(), ml.std(ddof=1) if number > 1 else 0.0
+        structures.append(
+            {
+                "value": c.value,
+                "name": c.name,
+                "color": list(c.color),
+                "segment_id": c.segment_id,
+                "volume_ml": {
+                    "mean": mean,
+                    "sd": sd,
+                    "p5": float(np.percentile(ml, 5)),
+                    "p95": float(np.percentile(ml, 95)),
+                    "cv": sd / mean if mean else None,
+                },
+                "consensus_ml": float(ml[0]),
+                "iou": 0.5 if mean else None,
+                "pairwise_dice": 0.8 if number > 1 else None,
+            }
+        )
+    return SampledResult(
+        compressed=[compress(s) for s in samples],
+        seed=17,
+        geometry=Geometry(samples[0].shape[::-1], (1.0, 1.0, 1.0)),
+        consensus=samples[0],
+        consensus_method="mean",
+        maps={
+            VARIANCE: (probabilities * (1 - probabilities)).sum(0).astype(np.float32) / 2,
+            ENTROPY: entropy.astype(np.float32),
+            **{
+                f"probability_{c.value}": probabilities[c.value].astype(np.float32) for c in classes
+            },
+        },
+        structures=structures,
+        per_sample=[
+            {
+                "volumes_ml": volumes[n],
+                "log_density": LOG_DENSITIES[n % NUMBER],
+                "distance_to_consensus": n / 10,
+                "epsilon": [float(n)],
+            }
+            for n in range(number)
+        ],
+        directions=[],
+        card=replace(card, classes=tuple(classes)),
+        sha256="ab" * 32,
+        mrf=False,
+        device="cpu",
+    )
+
+
+@pytest.fixture
+def result(tiny_card) -> SampledResult:
+    return sampled_result(tiny_card)
+
+
+@pytest.fixture
+def sequences(scene):
+    """The logic of the module Sequences, which lets nodes follow their browser."""
+    logic = slicer.vtkSlicerSequencesLogic()
+    logic.SetMRMLScene(scene)
+    yield logic
+    logic.SetMRMLScene(None)
+
+
+@pytest.fixture
+def volume(scene, sequences):
+    return add_volume(scene, phantom().astype(np.float32), OBLIQUE)
+
+
+def shown_labels(samples: SampleSet) -> np.ndarray:
+    return read_labels(samples.shown, samples.volume, CLASSES)
+
+
+def node_ids(scene) -> list[str]:
+    return [scene.GetNthNode(n).GetID() for n in range(scene.GetNumberOfNodes())]
+
+
+# The samples ---------------------------------------------------------------------------------
+
+
+def test_every_sample_is_shown_as_it_was_drawn(volume, result):
+    samples = write_samples(result, volume)
+    assert samples.number == NUMBER and samples.samples == [1, 2, 3, 4]
+    for number in (1, 2, 3, 4, 2, 1):
+        samples.show(number)
+        assert samples.sample == number and samples.caption == f"Sample {number} of 4"
+        np.testing.assert_array_equal(shown_labels(samples), sampled_labels(number - 1))
+        assert tuple(samples.shown.GetSegmentation().GetSegmentIDs()) == SEGMENT_IDS
+        assert read_provenance(samples.shown)["Sample"] == str(number)
+
+
+def test_consensus_is_the_segmentation_node(volume, result):
+    samples = write_samples(result, volume)
+    np.testing.assert_array_equal(read_labels(samples.consensus, volume, CLASSES), result.consensus)
+    assert samples.consensus.GetName() == "Scan segmentation"
+    assert samples.shown is not samples.consensus
+
+
+def test_slicers_browser_labels_the_sample(volume, result):
+    samples = write_samples(result, volume)
+    samples.show(3)
+    sequence, browser = samples.sequence, samples.browser
+    label = (
+        sequence.GetIndexName(),
+        browser.GetFormattedIndexValue(browser.GetSelectedItemNumber()),
+        sequence.GetIndexUnit(),
+    )
+    assert " ".join(label) == samples.caption == "Sample 3 of 4"
+
+
+def test_samples_lie_on_a_turned_volume(volume, result):
+    transform = put_under_linear_transform(volume, rotation(30, 2))
+    samples = write_samples(result, volume)
+    for number in (2, 3):
+        samples.show(number)
+        assert samples.shown.GetParentTransformNode() is transform
+        np.testing.assert_array_equal(shown_labels(samples), sampled_labels(number - 1))
+
+
+def test_image_whose_indices_do_not_begin_at_zero(volume, result):
+    image = volume.GetImageData()
+    image.SetExtent(5, 22, -3, 12, 2, 15)
+    samples = write_samples(result, volume)
+    samples.show(4)
+    np.testing.assert_array_equal(shown_labels(samples), sampled_labels(3))
+
+
+def test_samples_hold_no_more_than_what_is_not_background(volume, result):
+    samples = write_samples(result, volume)
+    segmentation = samples.sequence.GetNthDataNode(1).GetSegmentation()
+    images = {segmentation.GetSegment(s).GetRepresentation(BINARY_LABELMAP) for s in SEGMENT_IDS}
+    (image,) = images
+    occupied = np.argwhere(sampled_labels(1))
+    expected = np.stack([occupied.min(0), occupied.max(0)], 1)[::-1].ravel()
+    assert image.GetExtent() == tuple(expected)
+
+
+@pytest.mark.parametrize("number", [1, 3])
+def test_samples_without_a_voxel(volume, tiny_card, number):
+    result = sampled_result(tiny_card, number, labels=lambda n: phantom() * (n == 1))
+    samples = write_samples(result, volume)
+    for n in range(number):
+        samples.show(n + 1)
+        np.testing.assert_array_equal(shown_labels(samples), result.labels(n))
+        assert tuple(samples.shown.GetSegmentation().GetSegmentIDs()) == SEGMENT_IDS
+
+
+def test_display_that_the_user_set_holds_for_all_samples(volume, result):
+    samples = write_samples(result, volume)
+    display = samples.shown.GetDisplayNode()
+    display.SetSegmentOpacity2DFill("csf", 0.25)
+    display.SetSegmentVisibility("grey_matter", False)
+    samples.show(3)
+    assert samples.shown.GetDisplayNode() is display
+    assert display.GetSegmentOpacity2DFill("csf") == 0.25
+    assert not display.GetSegmentVisibility("grey_matter")
+    assert display.GetVisibility()
+
+
+def test_display_holds_for_steps_with_slicers_own_controls(volume, result):
+    samples = write_samples(result, volume)
+    display = samples.shown.GetDisplayNode()
+    for item, opacity in ((2, 0.25), (0, 0.5), (3, 0.75)):
+        display.SetSegmentOpacity2DFill("csf", opacity)
+        samples.browser.SetSelectedItemNumber(item)
+        np.testing.assert_array_equal(shown_labels(samples), sampled_labels(item))
+        assert display.GetSegmentOpacity2DFill("csf") == opacity
+
+
+def test_showing_the_sample_that_is_shown_keeps_its_edits(volume, result):
+    samples = write_samples(result, volume)
+    image = samples.shown.GetSegmentation().GetSegment("csf").GetRepresentation(BINARY_LABELMAP)
+    voxels(image)[voxels(image) == 3] = 0
+    samples.show(1)
+    assert 3 not in shown_labels(samples)
+
+
+def test_edits_of_the_shown_node_do_not_reach_the_samples(volume, result):
+    samples = write_samples(result, volume)
+    samples.show(2)
+    image = samples.shown.GetSegmentation().GetSegment("csf").GetRepresentation(BINARY_LABELMAP)
+    voxels(image)[:] = 3
+    image.Modified()
+    samples.show(1)
+    samples.show(2)
+    np.testing.assert_array_equal(shown_labels(samples), sampled_labels(1))
+
+
+@pytest.mark.parametrize("sample", [0, 5, -1])
+def test_no_such_sample(volume, result, sample):
+    samples = write_samples(result, volume)
+    with pytest.raises(InputError, match=f"no sample {sample}. Choose one from 1 to 4"):
+        samples.show(sample)
+
+
+# Order ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("order", "expected"),
+    [
+        (by_volume("csf"), [3, 1, 4, 2]),
+        (by_volume("grey_matter"), [1, 2, 3, 4]),
+        (BY_LIKELIHOOD, [2, 3, 1, 4]),
+        (AS_DRAWN, [1, 2, 3, 4]),
+    ],
+)
+def test_orders(volume, result, order, expected):
+    samples = write_samples(result, volume)
+    assert samples.order == AS_DRAWN
+    samples.set_order(BY_LIKELIHOOD)
+    samples.show(4)
+    samples.set_order(order)
+    assert samples.order == order and samples.samples == expected
+    assert samples.sample == 4, "the sample that is shown stays"
+    np.testing.assert_array_equal(shown_labels(samples), sampled_labels(3))
+    for place, number in enumerate(expected):
+        samples.browser.SetSelectedItemNumber(place)
+        assert samples.sample == number
+        np.testing.assert_array_equal(shown_labels(samples), sampled_labels(number - 1))
+
+
+def test_orders_are_named(volume, result):
+    assert write_samples(result, volume).orders == {
+        "drawn": "As drawn",
+        "volume:grey_matter": "By volume of Grey matter",
+        "volume:white_matter": "By volume of White matter",
+        "volume:csf": "By volume of CSF",
+        "likelihood": "By likelihood",
+    }
+
+
+def test_unknown_order(volume, result):
+    samples = write_samples(result, volume)
+    with pytest.raises(InputError, match="order 'volume:bone'"):
+        samples.set_order("volume:bone")
+    samples.browser.GetScene().RemoveNode(samples.samples_table)
+    with pytest.raises(InputError, match="There are: drawn"):
+        samples.set_order(BY_LIKELIHOOD)
+
+
+# Keep ----------------------------------------------------------------------------------------
+
+
+def test_kept_sample_is_an_independent_segmentation(volume, result):
+    put_under_linear_transform(volume, rotation(30, 2))
+    samples = write_samples(result, volume)
+    samples.show(3)
+    samples.shown.GetDisplayNode().SetSegmentOpacity2DFill("csf", 0.25)
+    kept = samples.keep()
+    assert kept.GetName() == "Scan sample 3"
+    samples.show(1)
+    np.testing.assert_array_equal(read_labels(kept, volume, CLASSES), sampled_labels(2))
+    assert kept.GetParentTransformNode() is volume.GetParentTransformNode()
+    assert kept.GetDisplayNode() is not samples.shown.GetDisplayNode()
+    assert kept.GetDisplayNode().GetSegmentOpacity2DFill("csf") == 0.25
+    assert read_provenance(kept)["Sample"] == "3" and read_provenance(kept)["Seed"] == "17"
+    image = kept.GetSegmentation().GetSegment("csf").GetRepresentation(BINARY_LABELMAP)
+    voxels(image)[:] = 0
+    samples.show(3)
+    np.testing.assert_array_equal(shown_labels(samples), sampled_labels(2))
+    samples.remove()
+    assert kept.GetScene() is volume.GetScene() and not read_labels(kept, volume, CLASSES).any()
+
+
+def test_edited_sample_is_kept_as_edited(volume, result):
+    samples = write_samples(result, volume)
+    image = samples.shown.GetSegmentation().GetSegment("csf").GetRepresentation(BINARY_LABELMAP)
+    voxels(image)[voxels(image) == 3] = 0
+    expected = np.where(sampled_labels(0) == 3, 0, sampled_labels(0))
+    np.testing.assert_array_equal(read_labels(samples.keep(), volume, CLASSES), expected)
+
+
+def test_nothing_to_keep(volume, result):
+    samples = write_samples(result, volume)
+    samples.browser.GetScene().RemoveNode(volume)
+    with pytest.raises(InputError, match="nothing to keep"):
+        samples.keep()
+
+
+# Tables and plots ----------------------------------------------------------------------------
+
+
+def test_table_of_samples(volume, result):
+    samples = write_samples(result, volume)
+    table = samples.samples_table
+    np.testing.assert_array_equal(read_column(table, "Sample"), [1, 2, 3, 4])
+    np.testing.assert_array_equal(read_column(table, volume_column("CSF")), CSF_VOXELS)
+    np.testing.assert_array_equal(read_column(table, "Log density"), LOG_DENSITIES)
+    np.testing.assert_allclose(read_column(table, "Distance to consensus"), [0, 0.1, 0.2, 0.3])
+
+
+def test_table_of_structures(volume, tiny_card):
+    result = sampled_result(tiny_card, labels=lambda n: np.where(phantom() == 3, 0, phantom()))
+    table = write_samples(result, volume).structures_table.GetTable()
+    cells = {
+        table.GetColumnName(n): table.GetColumn(n).GetValue(2)
+        for n in range(table.GetNumberOfColumns())
+    }
+    assert cells == {
+        "Structure": "CSF",
+        "Mean [ml]": "0.000",
+        "SD [ml]": "0.000",
+        "5 % [ml]": "0.000",
+        "95 % [ml]": "0.000",
+        "Coefficient of variation [%]": "",
+        "Consensus [ml]": "0.000",
+        "IoU of all samples": "",
+        "Mean Dice of pairs": "0.800",
+    }
+
+
+def test_plot_is_the_distribution_of_the_volumes(volume, result):
+    chart = write_samples(result, volume).charts[2]
+    assert chart.GetTitle() == "Volume of CSF in 4 plausible segmentations"
+    series = chart.GetNthPlotSeriesNode(0)
+    table = series.GetTableNode()
+    np.testing.assert_array_equal(read_column(table, series.GetXColumnName()), [2, 5, 7, 9])
+    np.testing.assert_array_equal(read_column(table, series.GetYColumnName()), [25, 50, 75, 100])
+
+
+# The set -------------------------------------------------------------------------------------
+
+
+def test_nodes_lie_in_one_folder_beside_the_volume(volume, result):
+    scene = volume.GetScene()
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
+    study = hierarchy.CreateStudyItem(hierarchy.GetSceneItemID(), "Study")
+    hierarchy.CreateItem(study, volume)
+    samples = write_samples(result, volume)
+    folder = hierarchy.GetItemParent(hierarchy.GetItemByDataNode(samples.browser))
+    assert hierarchy.GetItemName(folder) == "Scan samples"
+    assert hierarchy.GetItemParent(folder) == study
+    nodes = [samples.consensus, *samples.nodes()]
+    assert {hierarchy.GetItemParent(hierarchy.GetItemByDataNode(n)) for n in nodes} == {folder}
+    assert len(nodes) == 18 and len({n.GetName() for n in nodes}) == 18
+    kept = samples.keep()
+    assert hierarchy.GetItemParent(hierarchy.GetItemByDataNode(kept)) == study
+
+
+def test_every_node_says_how_to_make_it_again(volume, result):
+    samples = write_samples(result, volume)
+    expected = {
+        "Model": "tiny",
+        "SHA256": "ab" * 32,
+        "Seed": "17",
+        "Samples": "4",
+        "Consensus": "mean",
+        "MRF": "no",
+        "Device": "cpu",
+    }
+    items = [samples.sequence.GetNthDataNode(n) for n in range(NUMBER)]
+    for node in [samples.consensus, *samples.nodes(), *items]:
+        provenance = read_provenance(node)
+        assert provenance.items() >= expected.items(), node.GetName()
+        assert provenance["Version"]
+
+
+def test_sets_are_found_in_the_scene(volume, result):
+    scene = volume.GetScene()
+    assert sample_sets(scene) == []
+    first, second = write_samples(result, volume), write_samples(result, volume)
+    scene.AddNewNodeByClass("vtkMRMLSequenceBrowserNode", "Of another module")
+    assert [s.browser for s in sample_sets(scene)] == [first.browser, second.browser]
+
+
+def test_run_on_the_same_consensus_replaces_the_set(volume, result, tiny_card):
+    scene = volume.GetScene()
+    other = write_samples(result, volume)
+    old = write_samples(result, volume)
+    count = scene.GetNumberOfNodes()
+    composite = scene.AddNewNodeByClass("vtkMRMLSliceCompositeNode", "Red")
+    composite.SetForegroundVolumeID(old.overlays[ENTROPY].GetID())
+    kept = old.keep()
+    consensus = old.consensus
+    new = write_samples(sampled_result(tiny_card, 2), volume, consensus)
+    assert new.consensus is consensus and new.number == 2
+    assert [s.browser for s in sample_sets(scene)] == [other.browser, new.browser]
+    # The composite node, and the kept segmentation with its display node.
+    assert scene.GetNumberOfNodes() == count + 3
+    assert scene.IsNodePresent(kept)
+    assert composite.GetForegroundVolumeID() == new.overlays[ENTROPY].GetID()
+
+
+def test_removed_set_leaves_the_consensus(volume, result):
+    scene = volume.GetScene()
+    consensus = write_segmentation(result.consensus, CLASSES, volume)
+    # The overlays' colour table, which all sets share, stays.
+    write_samples(result, volume).remove()
+    before = state(scene)
+    samples = write_samples(result, volume, consensus)
+    samples.remove()
+    after = state(scene)
+    assert after.keys() == before.keys() and scene.IsNodePresent(consensus)
+    assert after["items"] == before["items"]
+
+
+def test_nodes_that_the_user_removed(volume, result):
+    scene = volume.GetScene()
+    samples = write_samples(result, volume)
+    for node in (samples.consensus, samples.samples_table, samples.overlays[ENTROPY]):
+        scene.RemoveNode(node)
+    assert samples.consensus is None and samples.samples_table is None
+    assert ENTROPY not in samples.overlays and VARIANCE in samples.overlays
+    samples.show(2)
+    np.testing.assert_array_equal(shown_labels(samples), sampled_labels(1))
+    samples.remove()
+    assert sample_sets(scene) == []
+
+
+def test_removed_nodes_are_freed(volume, result):
+    samples = write_samples(result, volume)
+    nodes = [samples.browser, samples.shown, samples.shown.GetDisplayNode(), samples.sequence]
+    references = [vtk.vtkWeakReference() for _ in nodes]
+    for reference, node in zip(references, nodes, strict=True):
+        reference.Set(node)
+    samples.remove()
+    del samples, nodes, node
+    gc.collect()
+    assert [reference.Get() for reference in references] == [None] * 4
+
+
+# Errors --------------------------------------------------------------------------------------
+
+STEPS = (
+    "put_segmentation",
+    "make_folder",
+    "_add_shown_node",
+    "_fill",
+    "_add_browser",
+    "add_overlay",
+    "add_samples_table",
+    "add_structures_table",
+    "add_distribution",
+    "set_provenance",
+    "place_in",
+)
+
+
+def fail_after(monkeypatch, step: str) -> None:
+    original = getattr(samples_module, step)
+
+    def failing(*args, **options):
+        original(*args, **options)
+        raise MemoryError(step)
+
+    monkeypatch.setattr(samples_module, step, failing)
+
+
+@pytest.mark.parametrize(
+    ("step", "replaced"),
+    [(step, False) for step in STEPS]
+    + [(step, True) for step in ("put_segmentation", "_add_browser", "place_in")],
+)
+def test_failure_leaves_the_scene_as_it_was(volume, result, monkeypatch, step, replaced, tiny_card):
+    scene = volume.GetScene()
+    consensus = None
+    if replaced:
+        earlier = sampled_result(tiny_card, 2, labels=lambda n: sampled_labels(n + 2))
+        consensus = write_samples(earlier, volume).consensus
+    before = state(scene)
+    fail_after(monkeypatch, step)
+    with pytest.raises(MemoryError):
+        write_samples(result, volume, consensus)
+    assert state(scene) == before
+
+
+def test_too_many_samples_for_the_memory(volume, result, monkeypatch):
+    before = state(volume.GetScene())
+    monkeypatch.setattr(samples_module, "MAXIMUM_BYTES", 2500)
+    with pytest.raises(InputError, match="Draw at most 2"):
+        write_samples(result, volume)
+    assert state(volume.GetScene()) == before
+
+
+def test_result_of_another_size(volume, result):
+    other = add_volume(volume.GetScene(), phantom((20, 16, 18)).astype(np.float32))
+    with pytest.raises(InputError, match="18 x 16 x 14 voxels"):
+        write_samples(result, other)
+
+
+def test_unknown_overlay(volume, result):
+    before = state(volume.GetScene())
+    with pytest.raises(InputError, match=r"no map 'mutual_information'.*variance, entropy"):
+        write_samples(result, volume, overlays=["mutual_information"])
+    assert state(volume.GetScene()) == before
+
+
+# Saving --------------------------------------------------------------------------------------
+
+
+def read_mrb(path, folder, capfd):
+    """Load a scene from a .mrb file as the application does; returns the scene and its logics."""
+    cache, manager = slicer.vtkCacheManager(), slicer.vtkDataIOManager()
+    cache.SetRemoteCacheDirectory(str(folder))
+    manager.SetCacheManager(cache)
+    scene = slicer.vtkMRMLScene()
+    scene.SetCacheManager(cache)
+    scene.SetDataIOManager(manager)
+    application = slicer.vtkSlicerApplicationLogic()
+    application.SetMRMLScene(scene)
+    logics = [
+        slicer.vtkSlicerSegmentationsModuleLogic(),
+        slicer.vtkSlicerVolumesLogic(),
+        slicer.vtkSlicerSequencesLogic(),
+        slicer.vtkSlicerColorLogic(),
+    ]
+    for logic in logics:
+        logic.SetMRMLApplicationLogic(application)
+        logic.SetMRMLScene(scene)
+    capfd.readouterr()  # of the colours' logic, which misses files of the application
+    assert scene.ReadFromMRB(str(path))
+    return scene, [application, *logics]
+
+
+def test_saved_scene_comes_back_without_loss(volume, result, tmp_path, capfd):
+    scene = volume.GetScene()
+    samples = write_samples(result, volume)
+    samples.set_order(BY_LIKELIHOOD)
+    samples.show(3)
+    samples.shown.GetDisplayNode().SetOpacity2DOutline(0.25)
+    scene.SetRootDirectory(str(tmp_path / "scene"))
+    (tmp_path / "scene").mkdir()
+    (tmp_path / "cache").mkdir()
+    assert scene.WriteToMRB(str(tmp_path / "scene.mrb"))
+    loaded_scene, _logics = read_mrb(tmp_path / "scene.mrb", tmp_path / "cache", capfd)
+
+    (loaded,) = sample_sets(loaded_scene)
+    assert loaded.order == BY_LIKELIHOOD and loaded.samples == [2, 3, 1, 4]
+    assert loaded.caption == "Sample 3 of 4"
+    assert loaded.volume.GetName() == "Scan"
+    assert loaded.shown.GetDisplayNode().GetOpacity2DOutline() == 0.25
+    assert not loaded.shown.GetDisplayNode().GetVisibility2DFill()
+    np.testing.assert_array_equal(
+        read_labels(loaded.consensus, loaded.volume, CLASSES), result.consensus
+    )
+    loaded.set_order(by_volume("csf"))
+    assert loaded.samples == [3, 1, 4, 2]
+    for number in (1, 2, 3, 4):
+        loaded.show(number)
+        np.testing.assert_array_equal(shown_labels(loaded), sampled_labels(number - 1))
+        assert read_provenance(loaded.shown) == read_provenance(
+            samples.sequence.GetDataNodeAtValue(str(number))
+        )
+    assert loaded.overlays.keys() == samples.overlays.keys()
+    for name, node in loaded.overlays.items():
+        np.testing.assert_array_equal(voxels(node.GetImageData()), result.maps[name])
+        np.testing.assert_allclose(ijk_to_ras(node), OBLIQUE, atol=1e-6)
+        display = node.GetDisplayNode()
+        assert display.GetWindow() == pytest.approx(result.maximum[name])
+        color, before = [0.0] * 4, [0.0] * 4
+        display.GetColorNode().GetColor(100, color)
+        samples.overlays[name].GetDisplayNode().GetColorNode().GetColor(100, before)
+        np.testing.assert_allclose(color, before, atol=1 / 255)
+        assert color[0] > 0.4
+        assert legend_of(node).GetTitleText() == legend_of(samples.overlays[name]).GetTitleText()
+        assert read_provenance(node) == read_provenance(samples.overlays[name])
+    np.testing.assert_array_equal(
+        read_column(loaded.samples_table, volume_column("CSF")), CSF_VOXELS
+    )
+    assert len(loaded.charts) == 3
+    loaded_scene.Clear(True)
+
+
+# Speed ---------------------------------------------------------------------------------------
+
+
+def test_step_to_a_sample_takes_less_than_50_ms(scene, volume, tiny_card):
+    """32 samples of 160 x 192 x 160."""
+    shape = (160, 192, 160)
+    axes = [np.linspace(-1, 1, n) for n in shape]
+    radius = np.sqrt(sum(x**2 for x in np.meshgrid(*axes, indexing="ij", sparse=True)))
+    brain = np.select([radius < 0.4, radius < 0.7, radius < 0.9], [3, 2, 1], 0).astype(np.uint8)
+
+    def labels(sample: int) -> np.ndarray:
+        sampled = brain.copy()
+        sampled[80 : 81 + sample, 96, 80] = 1
+        return sampled
+
+    result = replace(
+        sampled_result(tiny_card, 32, labels=lambda n: phantom()),
+        compressed=[compress(labels(n)) for n in range(32)],
+        geometry=Geometry(shape[::-1], (1.0, 1.0, 1.0)),
+        consensus=brain,
+    )
+    big = add_volume(scene, brain, np.eye(4), "Big")
+    samples = write_samples(result, big, overlays=[])
+    seconds = []
+    for number in range(2, 33):
+        begin = time.perf_counter()
+        samples.show(number)
+        seconds.append(time.perf_counter() - begin)
+    print(f"median {np.median(seconds) * 1000:.1f} ms, longest {max(seconds) * 1000:.1f} ms")
+    np.testing.assert_array_equal(shown_labels(samples), labels(31))
+    assert np.median(seconds) < 0.05
