@@ -126,19 +126,16 @@ def real(shared_data, tmp_path_factory):
     return label_map, lesions
 
 
-# FLAIR-like scans of the middle of the brain.
-REAL = LesionConfig(
-    synthesis=SynthesisConfig(
-        known_contrast=1.0, t1_share=0.0, lesions=0.0, cavity=0.0, cut=0.0, centre_spread=4.0
-    )
-)
+PAINTING = LesionConfig()
+# Scans of the middle of the brain.
+FLAIR = SynthesisConfig(contrast="FLAIR", centre_spread=4.0)
 
 
 def pairs(real, number):
     label_map, lesion_maps = real
     for seed in range(number):
         yield synthesise_lesions(
-            label_map, lesion_maps[seed % 3], REAL, (144, 176, 24), 1.0, draw(seed).rng
+            label_map, lesion_maps[seed % 3], PAINTING, FLAIR, (144, 176, 24), 1.0, draw(seed).rng
         )
 
 
@@ -149,7 +146,7 @@ def test_raters_agree_as_much_as_experts_do(real):
         if (lesions.distance > 0).sum() < 500:
             continue
         rng = draw(1000 + seed)
-        masks = [lesions.mark(REAL.raters, rng) for _ in range(4)]
+        masks = [lesions.mark(PAINTING.raters, rng) for _ in range(4)]
         scores += [dice(masks[a], masks[b]) for a in range(4) for b in range(a)]
     assert len(scores) >= 36
     assert 0.6 < np.mean(scores) < 0.75
@@ -170,9 +167,13 @@ def test_images_show_the_lesions_and_nothing_is_marked_outside_white_matter(real
 def test_the_same_state_gives_the_same_pair(real):
     label_map, lesion_maps = real
     first, again = (
-        synthesise_lesions(label_map, lesion_maps[1], REAL, (40, 44, 16), 2.0, draw(3).rng)
+        synthesise_lesions(
+            label_map, lesion_maps[1], PAINTING, FLAIR, (40, 44, 16), 2.0, draw(3).rng
+        )
         for _ in range(2)
     )
     assert torch.equal(first[0], again[0])
-    assert torch.equal(first[1].mark(REAL.raters, draw(1)), again[1].mark(REAL.raters, draw(1)))
+    assert torch.equal(
+        first[1].mark(PAINTING.raters, draw(1)), again[1].mark(PAINTING.raters, draw(1))
+    )
     assert WHITE_MATTER in label_map.tissue_of_group
