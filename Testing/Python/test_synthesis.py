@@ -32,7 +32,8 @@ from MRFUNetSegmentationLib.training.synthesis.draw import Draw
 # No change of shape, no artefact: the head as it is.
 STILL = SynthesisConfig(
     rotation=0.0, scaling=0.0, shearing=0.0, deformation=0.0, ventricles=0.0, centre_spread=0.0,
-    texture=0.0, mixed_borders=0.0, lesions=0.0, cavity=0.0, skull_strip=0.0, deface=0.0, cut=0.0,
+    texture=0.0, mixed_borders=(0.0, 0.0),
+    mixed_surface=(0.0, 0.0), lesions=0.0, cavity=0.0, skull_strip=0.0, deface=0.0, cut=0.0,
     low_resolution=0.0, bias=0.0, artefact=0.0, noise=0.0, gamma=0.0,
 )  # fmt: skip
 SHAPE = (48, 48, 48)
@@ -146,7 +147,7 @@ def test_mixed_borders_move_the_half_way_line_into_the_white_matter(tissue):
     values = torch.zeros(5)
     values[[GREY_MATTER, WHITE_MATTER, VENTRICLES, CSF]] = torch.tensor([0.5, 0.8, 0.16, 0.16])
     image = values[tissue]
-    config = replace(STILL, mixed_borders=1.4)
+    config = replace(STILL, mixed_borders=(0.0, 1.4))
     half_way = (contrast.grey + contrast.white) / 2
     moved = []
     for seed in range(10):
@@ -158,6 +159,21 @@ def test_mixed_borders_move_the_half_way_line_into_the_white_matter(tissue):
     assert min(moved) == 0
     assert 0.02 < max(moved) < 0.4
     assert torch.equal(with_mixed_borders(image, tissue, contrast, STILL, 1.0, draw()), image)
+
+
+def test_mixed_surface_darkens_the_cortex_where_it_meets_fluid(tissue):
+    contrast = CONTRASTS["T1"]
+    values = torch.zeros(5)
+    values[[GREY_MATTER, WHITE_MATTER, VENTRICLES, CSF]] = torch.tensor([0.5, 0.8, 0.16, 0.16])
+    image = values[tissue]
+    config = replace(STILL, mixed_surface=(1.0, 1.0))
+    mixed = with_mixed_borders(image, tissue, contrast, config, 1.0, draw())
+    fluid = torch.nn.functional.max_pool3d((tissue == CSF)[None, None].float(), 3, 1, 1)[0, 0] > 0
+    cortex = tissue == GREY_MATTER
+    assert (mixed[cortex & fluid] < 0.5).all()
+    assert mixed[cortex & fluid].mean() < 0.45
+    outside = (tissue == CSF) | (tissue == OTHER)
+    assert torch.equal(mixed[outside], image[outside])
 
 
 def test_lesions_lie_in_white_matter_more_often_at_the_ventricles(tissue):
@@ -216,6 +232,13 @@ def test_masks_of_skull_stripping_are_perfect_leaky_and_eroded(tissue):
     assert max(lost) > 0.05
     assert max(lost) < 0.6
     assert max(kept_outside) > 0.01
+
+
+def test_thin_slabs_can_be_stripped(tissue):
+    for seed in range(6):
+        slab = tissue[..., 20:28]
+        image, _labels = coverage.skull_stripped(torch.ones(slab.shape), slab, 1.0, draw(seed))
+        assert image.any()
 
 
 def test_a_removed_face_leaves_the_brain(label_map, tissue):
@@ -293,6 +316,8 @@ def test_impossible_ranges_are_refused():
         SynthesisConfig(noise=-1)
     with pytest.raises(ValueError, match="must be one of T1, T2, FLAIR, PD"):
         SynthesisConfig(contrast="CT")
+    with pytest.raises(ValueError, match="mixed_surface is"):
+        SynthesisConfig(mixed_surface=(1.0, 0.5))
 
 
 def test_contact_sheet_shows_images_and_labels(label_map, tmp_path):

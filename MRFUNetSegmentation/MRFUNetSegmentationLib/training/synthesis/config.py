@@ -24,8 +24,9 @@ class SynthesisConfig:
         contrast: name of the one contrast of all images, as "FLAIR"; empty for those drawn as
             `known_contrast` and `t1_share` say.
         texture: largest relative amplitude of the texture inside a tissue.
-        mixed_borders: largest share, relative to the blurred neighbour, of grey matter in the
-            outermost white matter and of fluid in the outermost grey matter.
+        mixed_borders: bounds of the share of grey matter in the outermost white matter, relative
+            to the blurred neighbour.
+        mixed_surface: the same of fluid in the outermost grey and white matter.
         lesions: probability of lesions of the white matter.
         cavity: probability of a stroke or a resection cavity.
         skull_strip: probability of a skull-stripped image.
@@ -49,7 +50,8 @@ class SynthesisConfig:
     t1_share: float = 0.55
     contrast: str = ""
     texture: float = 0.08
-    mixed_borders: float = 1.4
+    mixed_borders: tuple[float, float] = (0.0, 1.4)
+    mixed_surface: tuple[float, float] = (0.4, 2.0)
     lesions: float = 0.3
     cavity: float = 0.06
     skull_strip: float = 0.45
@@ -68,7 +70,7 @@ class SynthesisConfig:
         ).split()
         for entry in fields(self):
             value = getattr(self, entry.name)
-            if entry.name == "contrast":
+            if not isinstance(value, float | int):
                 continue
             if value < 0 or (entry.name in probabilities and value > 1):
                 raise ValueError(
@@ -79,3 +81,7 @@ class SynthesisConfig:
             raise ValueError(
                 f"contrast is {self.contrast!r}: it must be one of {', '.join(CONTRASTS)}"
             )
+        for name in ("mixed_borders", "mixed_surface"):
+            low, high = getattr(self, name)
+            if not 0 <= low <= high:
+                raise ValueError(f"{name} is {[low, high]}: bounds must be in order, from 0 on")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..labels import CSF, GREY_MATTER, OTHER, VENTRICLES, WHITE_MATTER, LabelMap
+from ..labels import GREY_MATTER, OTHER, VENTRICLES, WHITE_MATTER, LabelMap
 from .config import SynthesisConfig
 from .contrasts import CONTRASTS, Contrast
 from .draw import Draw, gaussian_blur
@@ -73,24 +73,24 @@ def with_mixed_borders(
     spacing: float,
     draw: Draw,
 ) -> Tensor:
-    """Let the outermost voxels of white and grey matter take on some of what lies outside them.
+    """Let the outermost voxels of a tissue take on some of what lies outside it.
 
-    Reference labels count a voxel as white matter that is white only in part: on real T1 scans
-    they put the border some 0.4 mm further out than half-way between the two intensities, by
-    FreeSurfer's labels and by tissue priors alike. In an image made of its labels it would be
-    exactly half-way.
+    Reference labels count a voxel as brain that is brain only in part. On real T1 scans, by
+    FreeSurfer's labels and by tissue priors alike, they put the border of the white matter some
+    0.4 mm further out than half-way between the two intensities, and that of the grey matter a
+    little more. In an image made of its labels both would be exactly half-way.
     """
+    grey, white = tissue == GREY_MATTER, tissue == WHITE_MATTER
     sides = (
-        (WHITE_MATTER, tissue == GREY_MATTER, contrast.grey),
-        (GREY_MATTER, (tissue == CSF) | (tissue == OTHER), contrast.fluid),
+        (white, grey, contrast.grey, config.mixed_borders),
+        (white | grey, ~(white | grey), contrast.fluid, config.mixed_surface),
     )
-    for inner, outer, mean in sides:
+    for inner, outer, mean, strength in sides:
         width = draw.uniform(0.7, 1.2) / spacing
         near = gaussian_blur(outer.to(image.dtype), (width,) * 3)
-        weight = (draw.uniform(0, config.mixed_borders) * near).clamp_max_(0.7)
-        image = torch.where(
-            tissue == inner, torch.lerp(image, torch.full_like(image, mean), weight), image
-        )
+        weight = (draw.uniform(*strength) * near).clamp_max_(0.7)
+        mixed = torch.lerp(image, torch.full_like(image, mean), weight)
+        image = torch.where(inner, mixed, image)
     return image
 
 

@@ -27,8 +27,11 @@ def skull_stripped(
         factor = 2
         share = coarse_mask(brain, factor)[None, None]
         width = 2 * max(1, round(draw.uniform(2, 6) / spacing / factor)) + 1
+        box = [min(width, (n - 1) // 2 * 2 + 1) for n in share.shape[2:]]
         for _ in range(2):  # a box twice is nearly a Gaussian
-            share = functional.avg_pool3d(share, width, 1, width // 2, count_include_pad=False)
+            share = functional.avg_pool3d(
+                share, box, 1, [n // 2 for n in box], count_include_pad=False
+            )
         share = share[0, 0]
         # Low thresholds leak, high ones erode; the random field makes that differ by place.
         share = share + draw.uniform(0, 0.12) * draw.smooth_field(share.shape, 12 / spacing)
