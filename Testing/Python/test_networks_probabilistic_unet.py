@@ -197,3 +197,15 @@ def test_cards_from_before_the_mrf_still_fit():
     config = ProbabilisticUNetConfig(filters=[4, 6], latent=2)
     assert config.mrf is False
     assert ProbabilisticUNetConfig(**config.to_dict()) == config
+
+
+@pytest.mark.parametrize("classes", [1, 3])
+def test_expected_foreground_is_where_the_probabilities_begin(classes):
+    config = ProbabilisticUNetConfig(dim=2, classes=classes, filters=(4, 8), latent=2)
+    network = ProbabilisticUNet(config)
+    network.expect_foreground(0.02)
+    nothing = torch.zeros(1, 1, 16, 16)  # features are 0, as all other biases are
+    logits = network.decode(network.project(network.features(nothing)), torch.zeros(1, 2))
+    foreground = network.log_likelihood(logits).exp()[:, 1:]
+    torch.testing.assert_close(foreground.sum(1), torch.full((1, 16, 16), 0.02))
+    torch.testing.assert_close(foreground[:, 0], foreground[:, -1])

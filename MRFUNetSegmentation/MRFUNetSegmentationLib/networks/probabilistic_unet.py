@@ -18,6 +18,7 @@ the logits of each sample then go through the mean field, and every hypothesis i
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -258,6 +259,21 @@ class ProbabilisticUNet(ProductOfExperts):
     def decode(self, projected: Tensor, z: Tensor) -> Tensor:
         """Return the logits (B, K, *spatial) of projected features and a latent z (B, latent)."""
         return self.f_comb(projected, z)
+
+    @torch.no_grad()
+    def expect_foreground(self, share: float) -> None:
+        """Let the logits begin where a share (0..1) of the voxels is foreground, spread evenly.
+
+        Where little is, an untrained network's first many steps, and its largest gradients, are
+        about the background alone (Lin et al., "Focal loss", ICCV 2017, section 4.1).
+        """
+        odds = share / (1 - share)
+        bias = self.f_comb.final.bias
+        if self.config.classes == 1:
+            bias.fill_(math.log(odds))
+        else:
+            bias.fill_(math.log(odds / (self.config.classes - 1)))
+            bias[0] = 0.0
 
     def log_likelihood(self, logits: Tensor) -> Tensor:
         """Return the log-probabilities of logits; of a sigmoid's (B, 1, …), of both classes."""

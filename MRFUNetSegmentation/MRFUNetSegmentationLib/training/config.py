@@ -221,13 +221,17 @@ class ElboConfig:
         warm_up: steps over which beta rises from 0, against a latent space that collapses.
         target: if given, the KL term is minimised under the constraint that the reconstruction
             costs at most this much, nats for a voxel, and beta is not used (`elbo.Geco`).
+        foreground: share of the foreground that the untrained network expects; None for a half.
     """
 
     beta: float = 1.0
     warm_up: int = 0
     target: float | None = None
+    foreground: float | None = None
 
     def __post_init__(self) -> None:
+        if self.foreground is not None and not 0 < self.foreground < 1:
+            raise ConfigError(f"foreground must lie between 0 and 1, got {self.foreground}")
         if self.beta < 0 or self.warm_up < 0:
             raise ConfigError("beta and warm_up must not be negative")
         if self.target is not None and self.target <= 0:

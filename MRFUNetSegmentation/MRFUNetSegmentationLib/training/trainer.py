@@ -17,6 +17,7 @@ from torch import Generator, Tensor, nn
 from ..checkpoints.architectures import describe
 from ..checkpoints.load import Checkpoint, build_network, save_checkpoint
 from ..errors import MRFUNetError
+from ..networks import ProbabilisticUNet
 from .card import trained_card
 from .config import ConfigError, Stage, TrainingConfig
 from .objectives import objective
@@ -331,6 +332,8 @@ def _built(config: TrainingConfig) -> nn.Module:
         network = build_network(trained_card(config, 0, {}))
     except MRFUNetError as error:
         raise ConfigError(f"the configuration makes no valid model: {error}") from error
+    if isinstance(network, ProbabilisticUNet) and config.elbo.foreground is not None:
+        network.expect_foreground(config.elbo.foreground)
     return network.to(memory_format=_layout(config))
 
 
