@@ -184,6 +184,32 @@ class MRFUNetSegmentationLogic(ScriptedLoadableModuleLogic):
             volumeNode, model, device, outputNode, waitForCompletion, **options
         )
 
+    def sample(self, volumeNode, model, number=32, seed=0, **options):
+        """Draw plausible segmentations of a volume with a Probabilistic U-Net; shows no dialog.
+
+        Args:
+            volumeNode: a scalar volume node.
+            model: name of a bundled model, or path of a checkpoint.
+            number: of samples, 1 to 1000.
+            seed: the same one gives the same samples.
+            options: see `MRFUNetSegmentationLib.logic.SegmentationLogic.sample`.
+
+        Returns:
+            The nodes, as `MRFUNetSegmentationLib.mrml.samples.SampleSet`; or the run if the option
+            `waitForCompletion` is False.
+
+        Raises:
+            MRFUNetError: if it fails; the scene is then as it was.
+        """
+        from MRFUNetSegmentationLib.gui.torch_installation import require_installed
+
+        require_installed()
+        return self._logic.sample(volumeNode, model, number, seed, **options)
+
+    def explore(self, run):
+        """Return sliders through the latent space of a sampling run, shown in the slice views."""
+        return self._logic.explore(run)
+
     def cleanup(self):
         """End the process that computes."""
         self._logic.cleanup()
