@@ -34,4 +34,4 @@ def with_lists(text: str) -> str:
 
 
 if __name__ == "__main__":
-    CMAKE_LISTS.write_text(with_lists(CMAKE_LISTS.read_text()))
+    CMAKE_LISTS.write_text(with_lists(CMAKE_LISTS.read_text(encoding="utf-8")), encoding="utf-8")

@@ -596,7 +596,7 @@ def test_defaults_are_the_published_ones(tmp_path):
 @pytest.fixture
 def files(tmp_path):
     saved(tmp_path, random_seg_mrf_net())
-    (tmp_path / "card.json").write_text(json.dumps(card(3)))
+    (tmp_path / "card.json").write_text(json.dumps(card(3)), encoding="utf-8")
     return tmp_path
 
 
@@ -626,13 +626,13 @@ def test_command_line_writes_a_checkpoint_that_loads(files, capsys):
 
 
 def test_command_line_keeps_what_is_there(files, capsys):
-    (files / "out.safetensors").write_text("precious")
+    (files / "out.safetensors").write_text("precious", encoding="utf-8")
     assert run_convert(files) == 1
     assert "--overwrite" in capsys.readouterr().err
-    assert (files / "out.safetensors").read_text() == "precious"
+    assert (files / "out.safetensors").read_text(encoding="utf-8") == "precious"
     (files / "upstream.pth").write_bytes(b"broken")
     assert run_convert(files, "--overwrite") == 1
-    assert (files / "out.safetensors").read_text() == "precious"
+    assert (files / "out.safetensors").read_text(encoding="utf-8") == "precious"
 
 
 @pytest.mark.parametrize("text", ["{", "[]", None])
@@ -640,7 +640,7 @@ def test_command_line_with_an_unreadable_card(files, text, capsys):
     if text is None:
         (files / "card.json").unlink()
     else:
-        (files / "card.json").write_text(text)
+        (files / "card.json").write_text(text, encoding="utf-8")
     assert run_convert(files) == 1
     assert "card.json" in capsys.readouterr().err
     assert not (files / "out.safetensors").exists()

@@ -182,7 +182,7 @@ def test_pickle_is_refused_and_not_run(tmp_path):
 
 def test_text_and_json_that_is_no_header(tmp_path):
     path = tmp_path / "text.safetensors"
-    path.write_text("This is a text, not a checkpoint, and it is long enough.")
+    path.write_text("This is a text, not a checkpoint, and it is long enough.", encoding="utf-8")
     refused(path, "not a safetensors file")
     path.write_bytes(struct.pack("<Q", 6) + b"[1, 2]")
     refused(path, "not a safetensors file")

@@ -58,7 +58,7 @@ def test_results(segment, scan, tmp_path, capsys, tiny_card):
     array = sitk.GetArrayFromImage(labels)
     assert array.max() <= 4
 
-    report = json.loads((out / "report.json").read_text())
+    report = json.loads((out / "report.json").read_text(encoding="utf-8"))
     voxel_ml = np.prod(source.GetSpacing()) / 1000
     assert [(c["value"], c["name"]) for c in report["classes"]] == [
         (c.value, c.name) for c in tiny_card.segments
@@ -142,17 +142,17 @@ def test_dicom_folder(segment, tmp_path):
 def test_earlier_results_are_kept_unless_overwritten(segment, tmp_path, capsys):
     assert segment() == 0
     report = tmp_path / "out" / "report.json"
-    report.write_text("mine")
+    report.write_text("mine", encoding="utf-8")
     assert segment() == 1
-    assert report.read_text() == "mine"
+    assert report.read_text(encoding="utf-8") == "mine"
     assert "--overwrite" in capsys.readouterr().err
     assert segment("--overwrite") == 0
-    assert report.read_text() != "mine"
+    assert report.read_text(encoding="utf-8") != "mine"
 
 
 def test_other_files_in_the_folder_stay(segment, tmp_path):
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "notes.txt").write_text("mine")
+    (tmp_path / "out" / "notes.txt").write_text("mine", encoding="utf-8")
     assert segment() == 0
     assert names(tmp_path / "out") == OUTPUTS | {"notes.txt"}
 
@@ -192,7 +192,7 @@ def test_debug_shows_the_traceback(segment):
 
 
 def test_output_that_is_a_file(segment, tmp_path, capsys):
-    (tmp_path / "out").write_text("mine")
+    (tmp_path / "out").write_text("mine", encoding="utf-8")
     assert segment() == 1
     assert "Choose another folder" in capsys.readouterr().err
 

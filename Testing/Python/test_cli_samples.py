@@ -80,7 +80,7 @@ def test_files_say_what_the_written_samples_are(segment, scan, tmp_path, capsys)
     information = map_of("entropy") - map_of("expected_entropy")
     np.testing.assert_allclose(map_of("mutual_information"), information, atol=1e-5)
 
-    report = json.loads((out / "report.json").read_text())
+    report = json.loads((out / "report.json").read_text(encoding="utf-8"))
     samples = report["samples"]
     assert (samples["number"], samples["seed"], samples["consensus"]) == (5, 4, "majority")
     assert samples["mrf"] is True and "disagreement" in samples["meaning"]
@@ -120,7 +120,7 @@ def test_seeds(segment, tmp_path):
 def test_without_asking_only_what_is_small_is_written(segment, tmp_path):
     assert segment("--samples", 2, "--consensus", "staple", "--no-mrf") == 0
     assert {p.name for p in (tmp_path / "out").iterdir()} == PLAIN | {"volumes.csv"}
-    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    report = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
     assert report["samples"]["mrf"] is False
     assert "Comparing the samples" in report["timings_s"]
 
@@ -128,7 +128,7 @@ def test_without_asking_only_what_is_small_is_written(segment, tmp_path):
 def test_results_of_an_earlier_run_do_not_mix(segment, tmp_path, capsys):
     out = tmp_path / "out"
     assert segment("--samples", 3, "--keep-samples", "--uncertainty", "variance") == 0
-    (out / "notes.txt").write_text("mine")
+    (out / "notes.txt").write_text("mine", encoding="utf-8")
     before = content(out)
     assert segment("--samples", 2) == 1
     assert "--overwrite" in capsys.readouterr().err
@@ -144,7 +144,7 @@ def test_results_of_an_earlier_run_do_not_mix(segment, tmp_path, capsys):
 
 def test_maps_of_an_mrf_unets_posterior(segment, tiny_checkpoint, tmp_path, capsys):
     assert segment("--uncertainty", "entropy,variance", model=tiny_checkpoint) == 0
-    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    report = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
     for name, entry in report["maps"].items():
         values = read(tmp_path / "out" / entry["file"])
         assert values.dtype == np.float32 and 0 < values.max() <= entry["maximum"], name
@@ -281,7 +281,7 @@ def test_view_without_slicer_or_results(segment, tmp_path, monkeypatch, capsys):
 def test_view_starts_slicer(segment, tmp_path, capfd):
     assert segment("--samples", 2) == 0
     program = tmp_path / "Slicer"
-    program.write_text('#!/bin/sh\necho "$1 $2"\nexit 3\n')
+    program.write_text('#!/bin/sh\necho "$1 $2"\nexit 3\n', encoding="utf-8")
     program.chmod(0o755)
     capfd.readouterr()
     assert main(["view", str(tmp_path / "out"), "--slicer", str(program)]) == 3

@@ -18,7 +18,7 @@ spec.loader.exec_module(update_cmake_lists)
 
 
 def listed(name: str) -> list[str]:
-    text = update_cmake_lists.CMAKE_LISTS.read_text()
+    text = update_cmake_lists.CMAKE_LISTS.read_text(encoding="utf-8")
     return re.search(rf"set\({name}\n([^)]*)\)", text).group(1).split()
 
 
@@ -57,7 +57,9 @@ def test_update_adds_and_removes_files_and_leaves_the_rest(monkeypatch):
 
 def extension_value(name: str) -> str:
     """A value as the extensions index reads it: a double-quoted literal on one line."""
-    found = re.findall(rf'^set\(EXTENSION_{name} "([^"$]+)"\)$', TOP_LEVEL.read_text(), re.M)
+    found = re.findall(
+        rf'^set\(EXTENSION_{name} "([^"$]+)"\)$', TOP_LEVEL.read_text(encoding="utf-8"), re.M
+    )
     assert len(found) == 1, f"EXTENSION_{name} must be one double-quoted literal on one line"
     return found[0]
 
@@ -75,7 +77,7 @@ def test_extension_values(name, value):
 
 
 def test_extension_name():
-    text = TOP_LEVEL.read_text()
+    text = TOP_LEVEL.read_text(encoding="utf-8")
     assert re.findall(r"project\s*\(\s*([^\s)]+)", text, re.IGNORECASE) == ["MRFUNetSegmentation"]
 
 

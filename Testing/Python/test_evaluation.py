@@ -322,7 +322,7 @@ def folder(tmp_path_factory, tiny_checkpoint) -> Path:
     own = segmenter.segment(read_volume_file(folder / "scan-1.nii.gz")).labels
     assert {1, 2} <= set(np.unique(own))
     write(folder / "own.nii.gz", own)
-    (folder / "cases.toml").write_text(CASES)
+    (folder / "cases.toml").write_text(CASES, encoding="utf-8")
     return folder
 
 
@@ -488,7 +488,7 @@ class TestRaters:
             raters = ["rater0.nii.gz", "rater1.nii.gz", "rater2.nii.gz"]
             values = {{ "Grey matter" = [1] }}
         """
-        (tmp_path / "cases.toml").write_text(text)
+        (tmp_path / "cases.toml").write_text(text, encoding="utf-8")
         out = tmp_path / "out"
         arguments = ["evaluate", str(tmp_path / "cases.toml"), "--data", str(tmp_path)]
         assert main([*arguments, "-o", str(out), "--model", str(probabilistic), "--debug"]) == 0
@@ -541,12 +541,14 @@ class TestCaseList:
     )
     def test_impossible_lists_are_refused(self, folder, tmp_path, change, said):
         assert change[0] in CASES
-        (tmp_path / "cases.toml").write_text(CASES.replace(*change, 1))
+        (tmp_path / "cases.toml").write_text(CASES.replace(*change, 1), encoding="utf-8")
         with pytest.raises(ConfigError, match=said):
             load_case_list(tmp_path / "cases.toml", folder)
 
     def test_a_missing_file_is_named_before_anything_is_computed(self, folder, tmp_path):
-        (tmp_path / "cases.toml").write_text(CASES.replace("map.nii.gz", "nothing.nii.gz"))
+        (tmp_path / "cases.toml").write_text(
+            CASES.replace("map.nii.gz", "nothing.nii.gz"), encoding="utf-8"
+        )
         with pytest.raises(InputError, match=r"map: .*nothing\.nii\.gz is not there"):
             load_case_list(tmp_path / "cases.toml", folder)
 

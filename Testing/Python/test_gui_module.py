@@ -23,7 +23,7 @@ def imports_at_file_scope(tree: ast.Module) -> set[str]:
 
 
 def test_file_scope_imports_only_what_slicer_ships():
-    names = imports_at_file_scope(ast.parse(MODULE_FILE.read_text()))
+    names = imports_at_file_scope(ast.parse(MODULE_FILE.read_text(encoding="utf-8")))
     assert "slicer" in names
     assert names <= SHIPPED | sys.stdlib_module_names
     assert "imp" not in names

@@ -182,10 +182,14 @@ def test_package_state(tmp_path, monkeypatch, code, metadata, state):
     monkeypatch.syspath_prepend(tmp_path)
     if code:
         (tmp_path / "madeup").mkdir()
-        (tmp_path / "madeup" / "__init__.py").write_text("raise SystemExit('imported')")
+        (tmp_path / "madeup" / "__init__.py").write_text(
+            "raise SystemExit('imported')", encoding="utf-8"
+        )
     if metadata:
         (tmp_path / "madeup-1.0.dist-info").mkdir()
-        (tmp_path / "madeup-1.0.dist-info" / "METADATA").write_text("Name: madeup\nVersion: 1.0\n")
+        (tmp_path / "madeup-1.0.dist-info" / "METADATA").write_text(
+            "Name: madeup\nVersion: 1.0\n", encoding="utf-8"
+        )
     assert package_state("madeup") == state
 
 

@@ -28,7 +28,7 @@ def widgets(root) -> dict[str, ElementTree.Element]:
 
 def parameters() -> dict[str, tuple[str, bool]]:
     """Type of each parameter, and whether it has a default."""
-    tree = ast.parse((GUI_FOLDER / "parameter_node.py").read_text())
+    tree = ast.parse((GUI_FOLDER / "parameter_node.py").read_text(encoding="utf-8"))
     (node_class,) = [n for n in tree.body if isinstance(n, ast.ClassDef)]
     assert [d.id for d in node_class.decorator_list] == ["parameterNodeWrapper"]
     fields = [n for n in node_class.body if isinstance(n, ast.AnnAssign)]
@@ -96,7 +96,7 @@ def test_node_selectors_get_the_scene(root, widgets):
 
 def test_every_widget_used_in_code_exists(widgets):
     files = [MODULE_FILE, *GUI_FOLDER.glob("*.py")]
-    used = set().union(*[used_widgets(file.read_text()) for file in files])
+    used = set().union(*[used_widgets(file.read_text(encoding="utf-8")) for file in files])
     assert {"applyButton", "messageLabel", "modelSelector"} <= used
     assert used - set(widgets) == set()
 

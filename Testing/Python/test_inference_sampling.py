@@ -210,7 +210,7 @@ def test_command_line(file, tmp_path):
     assert main(["segment", str(tmp_path / "scan.nii.gz"), "-o", str(out), "--model", str(file),
                  "--device", "cpu"]) == 0  # fmt: skip
     labels = sitk.GetArrayFromImage(sitk.ReadImage(str(out / "segmentation.nii.gz")))
-    report = json.loads((out / "report.json").read_text())
+    report = json.loads((out / "report.json").read_text(encoding="utf-8"))
     (only,) = report["classes"]
     assert (only["value"], only["name"]) == (1, "Grey matter")
     assert only["volume_ml"] == pytest.approx((labels == 1).sum() * 0.512, rel=1e-4)

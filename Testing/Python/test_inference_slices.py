@@ -205,6 +205,6 @@ def test_command_line(checkpoint, tmp_path):
                  "--device", "cpu"]) == 0  # fmt: skip
     labels = sitk.ReadImage(str(out / "segmentation.nii.gz"))
     assert labels.GetSize() == (17, 20, 11)
-    report = json.loads((out / "report.json").read_text())
+    report = json.loads((out / "report.json").read_text(encoding="utf-8"))
     assert [c["name"] for c in report["classes"]] == [c.name for c in checkpoint.card.segments]
     assert list(report["timings_s"]) == [run.RESAMPLING, run.UNET, run.MEAN_FIELD, run.BACK]

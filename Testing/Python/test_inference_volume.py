@@ -108,7 +108,7 @@ def test_missing_file(tmp_path):
 @pytest.mark.parametrize("name", ["text.nii.gz", "text.nrrd", "text.mha", "text.dcm", "text"])
 def test_no_image(tmp_path, name):
     path = tmp_path / name
-    path.write_text("no image " * 100)
+    path.write_text("no image " * 100, encoding="utf-8")
     refused(lambda: read_volume_file(path), str(path), "cannot be read")
 
 

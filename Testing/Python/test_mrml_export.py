@@ -642,7 +642,7 @@ def test_folder_that_is_not_there(volume, segmentation, tmp_path):
 
 
 def test_folder_that_is_a_file(volume, segmentation, tmp_path):
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(OutputError, match="there is no folder"):
         export_file(tmp_path / "file" / "out.nrrd", segmentation, volume, CLASSES)
 

@@ -43,7 +43,7 @@ def scores(gain):
 @pytest.mark.parametrize("gain", [0.05, -0.05])
 def test_report_gives_the_difference_and_its_significance(tmp_path, gain):
     comparison.write_report(list(scores(gain)), tmp_path)
-    lines = (tmp_path / "comparison.md").read_text().splitlines()
+    lines = (tmp_path / "comparison.md").read_text(encoding="utf-8").splitlines()
     row = next(line for line in lines if line.startswith("| thick slices (8) | 1 |"))
     cells = [cell.strip() for cell in row.strip("|").split("|")]
     assert cells[2] == "0.738"

@@ -85,7 +85,7 @@ def data(tmp_path) -> Path:
     means = np.array([0, 400, 500, 100, 90, 300])[np.searchsorted([1, 3, 4, 24, 500], labels)]
     for name, array in (("map", labels.astype(np.int16)), ("scan", means.astype(np.float32))):
         sitk.WriteImage(sitk.GetImageFromArray(array), str(tmp_path / f"{name}.nii.gz"))
-    (tmp_path / "small.toml").write_text(TOML)
+    (tmp_path / "small.toml").write_text(TOML, encoding="utf-8")
     return tmp_path
 
 
@@ -138,7 +138,7 @@ def test_shipped_configurations_are_valid():
     ],
 )
 def test_defects_of_a_configuration_are_named(data, old, new, message):
-    (data / "small.toml").write_text(TOML.replace(old, new, 1))
+    (data / "small.toml").write_text(TOML.replace(old, new, 1), encoding="utf-8")
     with pytest.raises(ConfigError, match=message) as caught:
         load_config(data / "small.toml")
     assert "small.toml" in str(caught.value)
@@ -156,7 +156,7 @@ def test_stages_follow_each_other(data):
 def test_tissue_table_agrees_with_the_shared_convention(shared_data):
     import json
 
-    convention = json.loads((shared_data / "label_to_tissue.json").read_text())
+    convention = json.loads((shared_data / "label_to_tissue.json").read_text(encoding="utf-8"))
     tissues = convention["freesurfer_and_synthseg_maps"]
     table = tissue_table()
     for label in range(1000):
@@ -248,7 +248,7 @@ def change(data: Path, *changes: tuple[str, str]) -> None:
     for old, new in changes:
         assert old in text
         text = text.replace(old, new)
-    (data / "small.toml").write_text(text)
+    (data / "small.toml").write_text(text, encoding="utf-8")
 
 
 def state(folder: Path) -> dict:
@@ -343,7 +343,9 @@ def test_state_of_an_earlier_version_can_be_gone_on_from(data, tmp_path):
     }
     (tmp_path / "old").mkdir()
     torch.save(old, tmp_path / "old" / STATE_FILE)
-    (tmp_path / "old" / "log.csv").write_text("step,loss,seconds_per_step\n1,0.5,1.2\n")
+    (tmp_path / "old" / "log.csv").write_text(
+        "step,loss,seconds_per_step\n1,0.5,1.2\n", encoding="utf-8"
+    )
     for run in ("new", "old"):
         train(data, tmp_path / run)
     assert_same_weights(state(tmp_path / "new"), state(tmp_path / "old"))
@@ -487,7 +489,7 @@ def test_run_learns_and_writes_a_checkpoint_with_its_card(data, tmp_path, capsys
     text = TOML.replace("steps = 4", "steps = 60").replace(
         "validate_every = 4", "validate_every = 31"
     )
-    (data / "small.toml").write_text(text)
+    (data / "small.toml").write_text(text, encoding="utf-8")
     assert train(data, tmp_path / "run") == 0
     assert "complete at step 62 of 62" in capsys.readouterr().out
     checkpoint = load_checkpoint(tmp_path / "run" / "small.safetensors")

@@ -37,12 +37,12 @@ LEFT_AXIAL = (-1, 0, 0, 0, 1, 0, 0, 0, 1)
 
 
 def config_file(folder: Path, *changes: tuple[str, str]) -> Path:
-    text = CONFIG.read_text()
+    text = CONFIG.read_text(encoding="utf-8")
     for old, new in (*SMALLER, *changes):
         assert old in text, old
         text = text.replace(old, new)
     path = folder / "raters-2d.toml"
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
     return path
 
 
@@ -133,7 +133,10 @@ def test_volumes_are_taken_slice_by_slice_as_at_inference(tmp_path):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda d: (d / "raters/case1/cautious.nii.gz").write_text("x"), "cannot be read as an im"),
+        (
+            lambda d: (d / "raters/case1/cautious.nii.gz").write_text("x", encoding="utf-8"),
+            "cannot be read as an im",
+        ),
         (lambda d: write(d / "raters/case1/b.nii.gz", np.zeros((5, 5), np.uint8)), "not on its im"),
         (lambda d: write(d / "raters/case1/b.nii.gz", disc(4) * np.uint8(7)), r"has values \[0, 7"),
         (lambda d: write(d / "images/case9.nii.gz", disc(4) * 1.0), "raters/case9: no such folder"),

@@ -286,8 +286,8 @@ def test_computation_that_ignores_cancel_is_killed_with_its_children(
     worker = Worker(environment=environment)
     job = worker.submit(large_volume(), tiny_checkpoint)
     poll_until_progress(job)
-    assert wait_until(lambda: note.exists() and note.read_text())
-    pids = [pid_of(worker), int(note.read_text())]
+    assert wait_until(lambda: note.exists() and note.read_text(encoding="utf-8"))
+    pids = [pid_of(worker), int(note.read_text(encoding="utf-8"))]
     assert all(map(is_running, pids))
     os.kill(pids[0], signal.SIGSTOP)
 
@@ -341,7 +341,7 @@ def test_worker_that_died_between_runs_is_replaced_silently(worker, tiny_checkpo
 @posix
 def test_launcher_ends_together_with_the_python_that_it_launched(temporary, tmp_path):
     launcher = tmp_path / "PythonLauncher"
-    launcher.write_text(f'#!/bin/sh\n"{sys.executable}" "$@"\nexit $?\n')
+    launcher.write_text(f'#!/bin/sh\n"{sys.executable}" "$@"\nexit $?\n', encoding="utf-8")
     launcher.chmod(0o755)
     worker = Worker(str(launcher))
     process = worker._ready_process()

@@ -168,8 +168,8 @@ def run(
                     validation = validation or TissueValidation(config, data, device, cache)
                     average = load_checkpoint(trainer.checkpoint_file).network
                     validation.config = config
-                    result.write_text(json.dumps(validation(average).metrics))
-                metrics = json.loads(result.read_text())
+                    result.write_text(json.dumps(validation(average).metrics), encoding="utf-8")
+                metrics = json.loads(result.read_text(encoding="utf-8"))
                 scores += _scores(metrics, width, network, seed, config.validation)
     return scores
 
@@ -190,12 +190,12 @@ def _scores(
 
 def write_report(scores: Sequence[Score], folder: Path) -> None:
     """Write scores.csv, comparison.md and comparison.png."""
-    with (folder / "scores.csv").open("w", newline="") as file:
+    with (folder / "scores.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["j", "network", "seed", "condition", "image", "mean_dice"])
         for s in scores:
             writer.writerow([s.width, s.network, s.seed, s.condition, s.image, f"{s.dice:.4f}"])
-    (folder / "comparison.md").write_text("\n".join(_table(scores)) + "\n")
+    (folder / "comparison.md").write_text("\n".join(_table(scores)) + "\n", encoding="utf-8")
     _plot(scores, folder / "comparison.png")
 
 

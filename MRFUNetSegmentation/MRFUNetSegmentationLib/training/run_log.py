@@ -38,7 +38,7 @@ class RunLog:
             values: one for each column of the table but the step.
             terms: of the loss.
         """
-        with self.path.open("a", newline="") as file:
+        with self.path.open("a", newline="", encoding="utf-8") as file:
             row = [step, *(f"{values[name]:.6g}" for name in _COLUMNS[1:])]
             csv.writer(file).writerow(row)
         for name, value in values.items():
@@ -65,9 +65,9 @@ class RunLog:
     def _take_back(self, step: int) -> None:
         rows = []
         if self.path.exists():
-            with self.path.open(newline="") as file:
+            with self.path.open(newline="", encoding="utf-8") as file:
                 rows = [row for row in csv.DictReader(file) if int(row["step"]) <= step]
-        with self.path.open("w", newline="") as file:
+        with self.path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, _COLUMNS, extrasaction="ignore")
             writer.writeheader()
             writer.writerows(rows)
