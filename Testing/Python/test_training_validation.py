@@ -125,8 +125,9 @@ def test_synthesised_references_are_the_same_every_time_and_follow_their_ranges(
     assert (one.volume.array == same.volume.array).all()
     assert (one.volume.array != other.volume.array).any()
     t1 = SynthesisConfig(
-        known_contrast=1.0, t1_share=1.0, noise=0.0, lesions=0.0, cavity=0.0, mixed_borders=0.0,
+        known_contrast=1.0, t1_share=1.0, noise=0.0, lesions=0.0, cavity=0.0,
         low_resolution=0.0, skull_strip=0.0, bias=0.0, artefact=0.0, centre_spread=0.0,
+        mixed_borders=(0.0, 0.0), mixed_surface=(0.0, 0.0),
     )  # fmt: skip
     reference = volume(seed=3, synthesis=t1)
     grey, white = (reference.volume.array[reference.masks[c]].mean() for c in (GREY, WHITE))
