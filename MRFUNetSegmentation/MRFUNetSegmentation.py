@@ -87,13 +87,14 @@ class MRFUNetSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixi
             self._setParameterNode(self.logic.getParameterNode())
 
     def exit(self):
-        """Stop to follow the widgets; a run goes on."""
+        """Stop to follow the widgets and the nodes; a run goes on."""
         self._disconnectGui()
+        self.panel.leave()
 
     def onSceneStartClose(self, caller=None, event=None):
         """Let go of a scene that is about to close."""
-        self.panel.cancel()
         self._setParameterNode(None)
+        self.panel.forget_scene()
 
     def onSceneEndClose(self, caller=None, event=None):
         """Start anew in the empty scene, if the panel is visible."""

@@ -37,9 +37,8 @@ def upstream_fixtures(shared_data) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
-def tiny_card() -> ModelCard:
-    """Card of a small network on a coarse grid: fast, and of no use but for tests."""
+def make_tiny_card() -> ModelCard:
+    """Return the card of a small network on a coarse grid: fast, of no use but for tests."""
     return ModelCard.from_dict(
         {
             "format_version": 1,
@@ -67,6 +66,12 @@ def tiny_card() -> ModelCard:
             "intended_use": "tests",
         }
     )
+
+
+@pytest.fixture(scope="session")
+def tiny_card() -> ModelCard:
+    """Card of a small network on a coarse grid."""
+    return make_tiny_card()
 
 
 @pytest.fixture(scope="session")

@@ -48,6 +48,12 @@ def load_ui(qt, file: Path = UI_FILE):
                 "qMRMLWidget": qt.QWidget,
                 "qMRMLNodeComboBox": qt.QComboBox,
                 "ctkCollapsibleButton": qt.QGroupBox,
+                "ctkCollapsibleGroupBox": qt.QGroupBox,
+                "qMRMLSegmentationShow3DButton": type(
+                    "Show3DButton",
+                    (qt.QPushButton,),
+                    {"setSegmentationNode": lambda self, node: None},
+                ),
             }
             qt_class = stand_ins.get(class_name) or getattr(qt, class_name)
             widget = with_connect(qt_class)(parent)
@@ -65,6 +71,9 @@ class ParameterNode:
     def __init__(self, node=None, **values):
         defaults = dict.fromkeys(("inputVolume", "outputSegmentation"))
         defaults |= {"model": "brain-tissue", "device": "auto", "replaceNonFinite": False}
+        defaults |= {"samples": 32, "seed": 0, "consensus": "mean", "mapUncertainty": True}
+        defaults |= {"exportContent": "segmentation", "exportFormat": "label map node"}
+        defaults |= {"exportGrid": "volume"}
         self.__dict__.update(_observers=[], connected=None, **(defaults | values))
 
     def __setattr__(self, name, value):

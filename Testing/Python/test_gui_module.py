@@ -89,7 +89,11 @@ def load_module(monkeypatch, scene, qt, library):
 
     same = {"tr": lambda text: text, "translate": lambda context, text: text}
     add("slicer.i18n", **same)
-    add("slicer.parameterNodeWrapper", parameterNodeWrapper=lambda _declaration: ParameterNode)
+    add(
+        "slicer.parameterNodeWrapper",
+        parameterNodeWrapper=lambda _declaration: ParameterNode,
+        WithinRange=lambda low, high: (low, high),
+    )
     add(
         "slicer.ScriptedLoadableModule",
         ScriptedLoadableModule=type(

@@ -1,19 +1,26 @@
 """The panel's run, from installation to result, with a logic that does what each test needs."""
 
+import time
 import types
 
 import pytest
 from MRFUNetSegmentationLib.errors import Cancelled, InputError, WorkerError
+from MRFUNetSegmentationLib.gui.durations import Durations
 from MRFUNetSegmentationLib.gui.run_controller import RunController
 
 DEVICES = {"devices": [], "why_no_gpu": "no driver.", "torch": "2.9.0"}
+
+IMAGE = types.SimpleNamespace(
+    GetImageData=lambda: types.SimpleNamespace(GetNumberOfPoints=lambda: 1000)
+)
+SCAN = (IMAGE, "brain-tissue", "cpu")
 
 
 class FakeRun:
     def __init__(self, on_progress):
         self.state, self.error, self.result, self.outputNode = "running", None, None, None
         self.on_progress = on_progress
-        self.cancelled = False
+        self.cancelled, self.number = False, 0
         self.next_steps = []
 
     def poll(self):
@@ -25,7 +32,9 @@ class FakeRun:
 
     def finish(self):
         card = types.SimpleNamespace(segments=("a", "b", "c"))
-        self.result = types.SimpleNamespace(card=card, device="cpu", warnings=["Thick slices."])
+        self.result = types.SimpleNamespace(
+            card=card, device="cpu", warnings=["Thick slices."], number=self.number
+        )
         self.outputNode = "segmentation"
         self.state = "done"
 
@@ -40,9 +49,15 @@ class FakeLogic:
         self.job = types.SimpleNamespace(state="running", result=None, poll=lambda: None)
         self.worker = types.SimpleNamespace(request_devices=lambda: self.job)
 
-    def segment(self, volume, *, waitForCompletion, onProgress, **options):  # noqa: N803
+    def segment(self, volume, **options):
+        return self._run("segment", volume, **options)
+
+    def sample(self, volume, **options):
+        return self._run("sample", volume, **options)
+
+    def _run(self, name, volume, *, waitForCompletion, onProgress, **options):  # noqa: N803
         assert waitForCompletion is False
-        self.calls.append((volume, options))
+        self.calls.append((name, volume, options))
         self.runs.append(FakeRun(onProgress))
         return self.runs[-1]
 
@@ -67,8 +82,8 @@ def controller(logic, results):
 
 def test_run_that_succeeds(controller, logic, results):
     assert not controller.active
-    controller.start("scan", model="brain-tissue", device="cpu")
-    assert logic.calls == [("scan", {"model": "brain-tissue", "device": "cpu"})]
+    controller.start(*SCAN)
+    assert logic.calls == [("segment", IMAGE, {"model": "brain-tissue", "device": "cpu"})]
     assert controller.running
     assert controller.progress.fraction == 0
     (run,) = logic.runs
@@ -85,7 +100,7 @@ def test_run_that_succeeds(controller, logic, results):
 
 
 def test_devices_are_asked_after_the_first_success_only(controller, logic):
-    controller.start("scan")
+    controller.start(*SCAN)
     logic.runs[0].next_steps = [logic.runs[0].finish]
     controller.poll()
     assert controller.worker_busy
@@ -96,7 +111,7 @@ def test_devices_are_asked_after_the_first_success_only(controller, logic):
     controller.poll()
     assert controller.devices == DEVICES
     assert not controller.active
-    controller.start("scan")
+    controller.start(*SCAN)
     logic.runs[1].next_steps = [logic.runs[1].finish]
     controller.poll()
     assert not controller.worker_busy
@@ -104,7 +119,7 @@ def test_devices_are_asked_after_the_first_success_only(controller, logic):
 
 @pytest.mark.parametrize("error", [InputError("Constant."), Cancelled()])
 def test_run_that_ends_without_result(controller, logic, results, error, caplog):
-    controller.start("scan")
+    controller.start(*SCAN)
     logic.runs[0].next_steps = [lambda: logic.runs[0].fail(error)]
     controller.poll()
     assert not controller.active
@@ -119,7 +134,7 @@ def test_error_at_start_becomes_the_outcome(controller, logic):
         raise InputError("No voxels.")
 
     logic.segment = refuse
-    controller.start("scan")
+    controller.start(*SCAN)
     assert not controller.active
     assert controller.outcome.text == "No voxels."
 
@@ -129,21 +144,21 @@ def test_nothing_starts_when_the_installation_fails(logic, results):
         raise WorkerError("PyTorch was not installed.")
 
     controller = RunController(logic, install, results.append)
-    controller.start("scan")
+    controller.start(*SCAN)
     assert logic.calls == []
     assert controller.outcome.text == "PyTorch was not installed."
 
 
 def test_next_start_forgets_the_outcome(controller, logic):
-    controller.start("scan")
+    controller.start(*SCAN)
     logic.runs[0].next_steps = [lambda: logic.runs[0].fail(InputError("Constant."))]
     controller.poll()
-    controller.start("scan")
+    controller.start(*SCAN)
     assert controller.outcome is None
 
 
 def test_unexpected_error_ends_the_run_and_is_logged(controller, logic, caplog):
-    controller.start("scan")
+    controller.start(*SCAN)
     logic.runs[0].next_steps = [lambda: [][1]]
     controller.poll()
     assert not controller.active
@@ -154,7 +169,7 @@ def test_unexpected_error_ends_the_run_and_is_logged(controller, logic, caplog):
 def test_cancel(controller, logic):
     controller.cancel()  # nothing to cancel, nothing happens
     assert controller.outcome is None
-    controller.start("scan")
+    controller.start(*SCAN)
     (run,) = logic.runs
     run.on_progress("U-Net", 0.5)
     controller.cancel()
@@ -165,7 +180,7 @@ def test_cancel(controller, logic):
 
 
 def test_close_ends_the_worker(controller, logic):
-    controller.start("scan")
+    controller.start(*SCAN)
     controller.close()
     assert logic.ended
     assert not controller.active
@@ -176,8 +191,37 @@ def test_devices_that_cannot_be_asked_leave_the_outcome(controller, logic):
         raise WorkerError("Busy.")
 
     logic.worker.request_devices = refuse
-    controller.start("scan")
+    controller.start(*SCAN)
     logic.runs[0].next_steps = [logic.runs[0].finish]
     controller.poll()
     assert not controller.outcome.is_error
     assert not controller.active
+
+
+def test_samples_are_drawn_by_the_other_call(controller, logic):
+    controller.start(*SCAN, number=8, seed=3)
+    expected = {"model": "brain-tissue", "device": "cpu", "number": 8, "seed": 3}
+    assert logic.calls == [("sample", IMAGE, expected)]
+    logic.runs[0].next_steps = [logic.runs[0].finish]
+    logic.runs[0].number = 8
+    controller.poll()
+    assert controller.outcome.text.startswith("8 plausible segmentations drawn")
+
+
+def test_time_of_a_run_is_estimated_from_the_last_of_its_kind(logic):
+    kept = []
+    controller = RunController(logic, lambda: None, lambda node: None, Durations("", kept.append))
+    assert controller.estimate(*SCAN) is None
+    controller.start(*SCAN)
+    logic.runs[0].next_steps = [logic.runs[0].finish]
+    time.sleep(0.05)
+    controller.poll()
+    assert 0.05 < controller.estimate(*SCAN) < 5
+    assert controller.estimate(*SCAN, number=8) is None
+    again = RunController(logic, lambda: None, lambda node: None, Durations(kept[-1]))
+    assert again.estimate(*SCAN) == controller.estimate(*SCAN)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", '{"a": "b"}', None])
+def test_durations_that_cannot_be_read_count_as_none(text):
+    assert Durations(text).estimate("a", 10) is None

@@ -9,6 +9,7 @@ from gui_tools import GUI_FOLDER, MODULE_FILE, UI_FILE, load_ui
 # Which parameter types Slicer's parameter node can connect to which widgets.
 CONNECTABLE = {
     "QCheckBox": {"bool"},
+    "QSpinBox": {"int"},
     "qMRMLNodeComboBox": {"vtkMRMLScalarVolumeNode", "vtkMRMLSegmentationNode"},
 }
 
@@ -68,9 +69,13 @@ def test_each_bound_widget_names_a_parameter_that_it_can_show(widgets):
         name = property_text(widget, "SlicerParameterName")
         if name is not None:
             assert name in parameters(), f"{widget.get('name')}: no parameter {name}"
-            assert parameters()[name][0] in CONNECTABLE[widget.get("class")]
+            kind = parameters()[name][0].removeprefix("Annotated[").partition(",")[0]
+            assert kind in CONNECTABLE[widget.get("class")]
             bound[name] = widget
-    assert set(bound) == {"inputVolume", "outputSegmentation", "replaceNonFinite"}
+    assert set(bound) == {
+        *("inputVolume", "outputSegmentation", "replaceNonFinite"),
+        *("samples", "seed", "mapUncertainty"),
+    }
     for name in ("inputVolume", "outputSegmentation"):
         assert property_text(bound[name], "nodeTypes") == parameters()[name][0]
         assert property_text(bound[name], "noneEnabled") == "true"
@@ -95,7 +100,7 @@ def test_node_selectors_get_the_scene(root, widgets):
 
 
 def test_every_widget_used_in_code_exists(widgets):
-    files = [MODULE_FILE, *GUI_FOLDER.glob("*.py")]
+    files = [MODULE_FILE, *GUI_FOLDER.rglob("*.py")]
     used = set().union(*[used_widgets(file.read_text(encoding="utf-8")) for file in files])
     assert {"applyButton", "messageLabel", "modelSelector"} <= used
     assert used - set(widgets) == set()
@@ -107,7 +112,7 @@ def test_used_widgets_are_found_in_code():
 
 
 def test_every_control_is_explained(widgets):
-    controls = {"qMRMLNodeComboBox", "QComboBox", "QCheckBox", "QToolButton"}
+    controls = {"qMRMLNodeComboBox", "QComboBox", "QCheckBox", "QToolButton", "QSlider", "QSpinBox"}
     for name, widget in widgets.items():
         if widget.get("class") in controls:
             assert property_text(widget, "toolTip"), f"{name} has no tool tip"

@@ -208,6 +208,11 @@ class ModelCard:
         """The classes that make a segment: all but the background."""
         return tuple(c for c in self.classes if not c.background)
 
+    @property
+    def samples(self) -> bool:
+        """Whether the model draws plausible segmentations, and not just one."""
+        return self.architecture["type"] == "probabilistic-unet"
+
 
 @cache
 def schema() -> dict[str, Any]:

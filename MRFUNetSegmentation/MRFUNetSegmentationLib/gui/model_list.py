@@ -21,6 +21,9 @@ class ModelEntry:
         label: shown in the list.
         description: what it segments in what, shown below the list; empty if there is a problem.
         intended_use: what it is for and what not.
+        card_text: the rest of the model's card, for reading.
+        modality: what images it is made for.
+        samples: whether it draws plausible segmentations.
         problem: why it cannot be used.
     """
 
@@ -28,6 +31,9 @@ class ModelEntry:
     label: str
     description: str = ""
     intended_use: str = ""
+    card_text: str = ""
+    modality: str = ""
+    samples: bool = False
     problem: str | None = None
 
 
@@ -54,6 +60,9 @@ def describe_model(model: str) -> ModelEntry:
         f"{card.title} ({info.path.name})" if is_file else card.title,
         _description(card),
         card.intended_use,
+        _card_text(card),
+        card.input.modality,
+        card.samples,
     )
 
 
@@ -66,6 +75,25 @@ def _description(card: ModelCard) -> str:
         modality=card.input.modality,
         voxel_size=_voxel_size(card.input.voxel_size),
     )
+
+
+def _card_text(card: ModelCard) -> str:
+    training = card.training
+    entries = [
+        ("", card.description),
+        (_("Use"), card.intended_use),
+        (_("Trained on"), "; ".join(training["data"])),
+        (_("Scores"), "; ".join(f"{name}: {value:.3g}" for name, value in _scores(training))),
+        (_("Licence"), card.licence),
+        (_("Cite"), card.citation),
+    ]
+    return "\n\n".join(f"{head}: {text}" if head else text for head, text in entries if text)
+
+
+def _scores(training: dict) -> list[tuple[str, float]]:
+    # A card of somebody else's may hold anything here.
+    metrics = training.get("metrics") or {}
+    return [(name, value) for name, value in metrics.items() if isinstance(value, int | float)]
 
 
 def _enumeration(names: list[str]) -> str:

@@ -4,17 +4,37 @@ from __future__ import annotations
 
 import qt
 import slicer
+import vtk
 
+from ..inference.sampled import CONSENSUS_METHODS
+from ..mrml.results import overlays_of, samples_of
 from .device_list import device_entries, gpu_remark
-from .model_section import ModelSection
+from .durations import Durations
+from .i18n import _
+from .observation import Observation
 from .panel_state import Message, PanelState, Situation, panel_state
 from .preselection import belongs_to_other_volume, only_volume
 from .run_controller import Logic, RunController
+from .sections.explore import ExploreSection
+from .sections.export import ExportSection
+from .sections.model import ModelSection
+from .sections.results import ResultsSection
+from .sections.samples import SamplesSection
+from .sections.uncertainty import UncertaintySection
+from .sections.widgets import Choice, fit_height
+from .suitability import suitability
 from .torch_installation import ensure_installed
 
 _POLL_MILLISECONDS = 50
+# While a latent slider moves, what it shows is to follow at once.
+_EXPLORE_MILLISECONDS = 10
 # Both are readable: the first on a light background, the second on a dark one.
 _ERROR_COLORS = "#b3261e", "#ff9b94"
+_DURATIONS = "MRFUNetSegmentation/Durations"
+# Pixels beside a label in its section, at most.
+_MARGINS = 30
+# The map that an MRF-UNet adds.
+_MAP = "entropy"
 
 
 class Panel:
@@ -33,16 +53,27 @@ class Panel:
         self.ui = ui
         self._parameters = None
         self._choices: tuple = ()
-        self._devices: list[str] = []
         self._message = Message("")
-        self._controller = RunController(logic, ensure_installed, self._take_result)
+        self._controller = RunController(logic, ensure_installed, self._take_result, _durations())
+        self._input = Observation(self._show_input)
         self._model_section = ModelSection(ui, self._choose_model)
+        self._devices = Choice(ui.deviceSelector, self._choose_device)
+        self._consensus = Choice(ui.consensusSelector, self._choose_consensus)
+        self._results = ResultsSection(ui, self._schedule_results)
+        self._samples = SamplesSection(ui, self._say, self._schedule_results)
+        self._uncertainty = UncertaintySection(ui, self._schedule_results)
+        self._explore = ExploreSection(ui, logic, self._say, self._wake)
+        self._export = ExportSection(ui, self._say)
         self._timer = qt.QTimer()
-        self._timer.setInterval(_POLL_MILLISECONDS)
         self._timer.connect("timeout()", self._poll)
-        ui.deviceSelector.connect("activated(int)", self._choose_device)
+        # Nodes tell of each of many changes; one look at the end is enough.
+        self._results_timer = qt.QTimer()
+        self._results_timer.setSingleShot(True)
+        self._results_timer.setInterval(0)
+        self._results_timer.connect("timeout()", self._show_results)
         ui.applyButton.connect("clicked()", self._apply_or_cancel)
         ui.copyMessageButton.connect("clicked()", self._copy_message)
+        ui.takeBackButton.connect("clicked()", self._take_back)
 
     def set_parameters(self, parameters) -> None:
         """Show the choices of another parameter node, or of none."""
@@ -61,32 +92,49 @@ class Panel:
             if volume:
                 self._parameters.inputVolume = volume
         self._show_state()
+        self._schedule_results()
 
     def refresh(self) -> None:
         """Show the choices and the state as they are now."""
         if self._parameters:
             self._compare_choices()
             self._model_section.show(self._parameters.model)
-            self._show_devices()
+            self._show_input()
+            self._show_options()
+        self._show_results()
         self._show_state()
 
-    def cancel(self) -> None:
-        """Ask the current run to end."""
-        self._controller.cancel()
-        self._show_state()
+    def forget_scene(self) -> None:
+        """End what belongs to a scene that is about to close."""
+        self._controller.abandon()
+        self.leave()
+        self.set_parameters(None)
+
+    def leave(self) -> None:
+        """Stop to follow the nodes, while the panel is not visible."""
+        self._input.stop()
+        self._results_timer.stop()
+        self._explore.close()
+        self._samples.close()
+        for section in (self._results, self._uncertainty):
+            section.leave()
 
     def close(self) -> None:
-        """End everything: the run, the worker, the timer."""
+        """End everything: the run, the worker, the timers."""
         self._timer.stop()
+        self.leave()
         self._controller.close()
 
     def _choose_model(self, model: str) -> None:
         self._parameters.model = model
         self.refresh()
 
-    def _choose_device(self, index: int) -> None:
-        self._parameters.device = self._devices[index]
+    def _choose_device(self, device: str) -> None:
+        self._parameters.device = device
         self.refresh()
+
+    def _choose_consensus(self, consensus: str) -> None:
+        self._parameters.consensus = consensus
 
     def _compare_choices(self) -> None:
         """Drop what belongs to choices that have changed since the last time."""
@@ -105,61 +153,147 @@ class Panel:
 
     def _apply_or_cancel(self) -> None:
         if self._controller.running:
-            self.cancel()
+            self._controller.cancel()
+            self._show_state()
             return
         parameters = self._parameters
-        self._timer.start()
+        self._explore.close()
+        if self._model_section.chosen.samples:
+            options = {"seed": parameters.seed, "consensus": parameters.consensus}
+        else:
+            options = {"maps": (_MAP,) if parameters.mapUncertainty else ()}
+        self._wake()
         self._controller.start(
             parameters.inputVolume,
-            model=parameters.model,
-            device=parameters.device,
+            parameters.model,
+            parameters.device,
+            self._number,
             outputNode=parameters.outputSegmentation,
             replaceNonFinite=parameters.replaceNonFinite,
+            **options,
         )
         self._show_state()
 
+    @property
+    def _number(self) -> int:
+        """How many samples a run draws; 0 with a model that gives one segmentation."""
+        return self._parameters.samples if self._model_section.chosen.samples else 0
+
+    def _wake(self) -> None:
+        exploring = self._explore.explorer is not None
+        self._timer.setInterval(_EXPLORE_MILLISECONDS if exploring else _POLL_MILLISECONDS)
+        self._timer.start()
+
     def _poll(self) -> None:
+        if self._explore.explorer is not None and self._explore.explorer.busy:
+            self._explore.poll()
+        if self._controller.active:
+            self._poll_run()
+        explorer = self._explore.explorer
+        if not self._controller.active and not (explorer and explorer.busy):
+            self._timer.stop()
+
+    def _poll_run(self) -> None:
         devices = self._controller.devices
         self._controller.poll()
-        if not self._controller.active:
-            self._timer.stop()
         if self._parameters and self._controller.devices is not devices:
-            self._show_devices()
+            self._show_options()
         self._show_state()
 
     def _take_result(self, segmentation_node) -> None:
         if self._parameters:
             self._parameters.outputSegmentation = segmentation_node
+        self._schedule_results()
 
-    def _show_devices(self) -> None:
-        entries = device_entries(self._parameters.device, self._controller.devices)
-        self._devices = [device for device, _label in entries]
-        selector = self.ui.deviceSelector
-        selector.clear()
-        for _device, label in entries:
-            selector.addItem(label)
-        selector.setCurrentIndex(self._devices.index(self._parameters.device))
-        remark = gpu_remark(self._controller.devices)
-        self.ui.deviceDescription.setText(remark)
-        self.ui.deviceDescription.setVisible(bool(remark))
+    def _take_back(self) -> None:
+        self._controller.take_back()
+        self._show_results()
+        self._show_state()
+
+    def _say(self, message: Message) -> None:
+        self._controller.outcome = message
+        self._show_state()
+
+    def _show_input(self) -> None:
+        volume = self._parameters.inputVolume if self._parameters else None
+        # A volume may be chosen before it has its voxels, and move later.
+        self._input.watch([(volume, vtk.vtkCommand.ModifiedEvent)])
+        text = ""
+        if volume and volume.GetImageData() and self._model_section.chosen.modality:
+            text = suitability(
+                volume.GetImageData().GetDimensions(),
+                volume.GetSpacing(),
+                self._model_section.chosen.modality,
+            )
+        self.ui.inputRemark.setText(text)
+        self.ui.inputRemark.setVisible(bool(text))
+
+    def _show_options(self) -> None:
+        ui, parameters = self.ui, self._parameters
+        devices = self._controller.devices
+        self._devices.show(device_entries(parameters.device, devices), parameters.device)
+        remark = gpu_remark(devices)
+        ui.deviceDescription.setText(remark)
+        ui.deviceDescription.setVisible(bool(remark))
+        labels = dict(zip(CONSENSUS_METHODS, (_("Mean"), _("Majority"), _("STAPLE")), strict=True))
+        self._consensus.show(list(labels.items()), parameters.consensus)
+        samples = self._model_section.chosen.samples
+        for widget in (
+            ui.samplesLabel,
+            ui.samplesSpinBox,
+            ui.seedLabel,
+            ui.seedSpinBox,
+            ui.consensusLabel,
+            ui.consensusSelector,
+        ):
+            widget.setVisible(samples)
+        ui.mapUncertaintyCheckBox.setVisible(not samples)
+
+    def _schedule_results(self) -> None:
+        self._results_timer.start()
+
+    def _show_results(self) -> None:
+        """Show what the scene holds of the segmentation that is chosen as output."""
+        parameters, last = self._parameters, self._controller.last
+        node = parameters.outputSegmentation if parameters else None
+        # Without a scene it has been removed.
+        if node is not None and node.GetScene() is None:
+            node = None
+        samples = samples_of(node) if node else None
+        self._results.show(node)
+        self._samples.show(samples)
+        self._uncertainty.show(overlays_of(node) if node else {}, samples is not None)
+        explorable = samples is not None and _has_made(last, samples)
+        self._explore.show(last if explorable else None)
+        self._export.show(parameters, samples)
+        self._fit_labels()
+        can_take_back = last is not None and last.outputNode is node and last.can_take_back
+        self.ui.takeBackButton.setVisible(can_take_back)
 
     def _show_state(self) -> None:
         controller, parameters = self._controller, self._parameters
+        volume = parameters.inputVolume if parameters else None
+        estimate = None
+        if volume is not None and not controller.running:
+            estimate = controller.estimate(
+                volume, parameters.model, parameters.device, self._number
+            )
         self._show(
             panel_state(
                 Situation(
-                    has_volume=parameters is not None and parameters.inputVolume is not None,
-                    model_problem=self._model_section.problem,
+                    has_volume=volume is not None,
+                    model_problem=self._model_section.chosen.problem,
                     progress=controller.progress,
                     worker_busy=controller.worker_busy,
                     outcome=controller.outcome,
+                    estimate=estimate,
                 )
             )
         )
 
     def _show(self, state: PanelState) -> None:
         ui = self.ui
-        for section in (ui.inputSection, ui.modelSection, ui.optionsSection):
+        for section in (ui.inputSection, ui.modelSection, ui.optionsSection, ui.exploreSection):
             section.setEnabled(state.choices_enabled)
         ui.applyButton.setText(state.button_text)
         ui.applyButton.setEnabled(state.button_enabled)
@@ -177,11 +311,40 @@ class Panel:
         label.setToolTip(message.details)
         label.setStyleSheet(f"color: {_error_color()}" if message.is_error else "")
         self.ui.copyMessageButton.setVisible(message.is_error)
+        self._fit_labels()
+
+    def _fit_labels(self) -> None:
+        ui = self.ui
+        labels = (
+            ui.inputRemark,
+            ui.modelDescription,
+            ui.modelCardLabel,
+            ui.deviceDescription,
+            ui.overlayRemark,
+            ui.messageLabel,
+        )
+        fit_height(labels, ui.applyButton.contentsRect().width() - _MARGINS)
 
     def _copy_message(self) -> None:
         message = self._message
         text = "\n".join(part for part in (message.text, message.details) if part)
         qt.QApplication.clipboard().setText(text)
+
+
+def _has_made(run, samples) -> bool:
+    """Return whether a run has made these samples, and not one of an earlier session."""
+    made = getattr(run, "samples", None)
+    return made is not None and made.browser is samples.browser
+
+
+def _durations() -> Durations:
+    """Return how long earlier runs took, as the application's settings keep it."""
+    if not hasattr(slicer, "app"):
+        return Durations()
+    settings = slicer.app.userSettings()
+    return Durations(
+        settings.value(_DURATIONS, ""), lambda text: settings.setValue(_DURATIONS, text)
+    )
 
 
 def _error_color() -> str:

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from ..errors import Cancelled, MRFUNetError
 from .i18n import _
 
+# Share of a run from which on the time that remains can be told.
+_TELLING = 0.1
+
 
 @dataclass(frozen=True)
 class Message:
@@ -31,11 +34,13 @@ class Progress:
     Attributes:
         stage: in words.
         fraction: 0..1 of the whole run.
+        seconds: since it began.
         cancelling: whether the run has been asked to end.
     """
 
     stage: str
     fraction: float = 0.0
+    seconds: float = 0.0
     cancelling: bool = False
 
 
@@ -49,6 +54,7 @@ class Situation:
         progress: of the current run, if there is one.
         worker_busy: whether the worker is answering something else, for a moment.
         outcome: of the last run, until a choice is changed.
+        estimate: seconds that a run may take, if it is known.
     """
 
     has_volume: bool
@@ -56,6 +62,7 @@ class Situation:
     progress: Progress | None = None
     worker_busy: bool = False
     outcome: Message | None = None
+    estimate: float | None = None
 
 
 @dataclass(frozen=True)
@@ -90,11 +97,13 @@ def panel_state(situation: Situation) -> PanelState:
         button_text=_("Apply"),
         button_enabled=obstacle is None and not situation.worker_busy,
         button_tool_tip=obstacle.text if obstacle else _("Segment the volume."),
-        message=situation.outcome or obstacle or Message(""),
+        message=situation.outcome or obstacle or _forecast(situation.estimate),
     )
 
 
-def done_message(structures: int, seconds: float, device: str, warnings: list[str]) -> Message:
+def done_message(
+    structures: int, seconds: float, device: str, warnings: list[str], samples: int = 0
+) -> Message:
     """Return what is said after a run that succeeded.
 
     Args:
@@ -102,9 +111,14 @@ def done_message(structures: int, seconds: float, device: str, warnings: list[st
         seconds: that the run took.
         device: on which it ran, in words.
         warnings: of the run, in words.
+        samples: how many were drawn.
     """
-    text = _("{structures} structures segmented in {seconds} s on {device}.").format(
-        structures=structures, seconds=max(1, round(seconds)), device=device
+    if samples:
+        text = _("{samples} plausible segmentations drawn in {seconds} s on {device}.")
+    else:
+        text = _("{structures} structures segmented in {seconds} s on {device}.")
+    text = text.format(
+        samples=samples, structures=structures, seconds=max(1, round(seconds)), device=device
     )
     return Message("\n".join([text, *warnings]))
 
@@ -130,8 +144,24 @@ def _running(progress: Progress) -> PanelState:
         button_tool_tip=_("End the run; the scene stays as it is."),
         choices_enabled=False,
         percent=percent,
-        progress_text=f"{stage} … {percent} %",
+        progress_text=f"{stage} … {percent} %{_remaining(progress)}",
     )
+
+
+def _remaining(progress: Progress) -> str:
+    """Return how long it has taken, and may take still, once that can be told."""
+    if progress.fraction < _TELLING or progress.seconds < 1 or progress.cancelling:
+        return ""
+    remaining = progress.seconds * (1 - progress.fraction) / progress.fraction
+    return _(" ({elapsed} s, {remaining} s left)").format(
+        elapsed=round(progress.seconds), remaining=round(remaining)
+    )
+
+
+def _forecast(seconds: float | None) -> Message:
+    if seconds is None:
+        return Message("")
+    return Message(_("Takes about {seconds} s.").format(seconds=max(1, round(seconds))))
 
 
 def _obstacle(situation: Situation) -> Message | None:

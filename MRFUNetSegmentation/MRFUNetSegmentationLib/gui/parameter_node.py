@@ -3,8 +3,10 @@
 # Parameters are named as Slicer names them.
 # ruff: noqa: N815
 
+from typing import Annotated
+
 from slicer import vtkMRMLScalarVolumeNode, vtkMRMLSegmentationNode
-from slicer.parameterNodeWrapper import parameterNodeWrapper
+from slicer.parameterNodeWrapper import WithinRange, parameterNodeWrapper
 
 
 @parameterNodeWrapper
@@ -17,6 +19,13 @@ class MRFUNetSegmentationParameterNode:
         model: name of a bundled model, or path of a checkpoint.
         device: auto, cpu, cuda, cuda:N or mps.
         replaceNonFinite: whether voxels that are not finite are replaced instead of refused.
+        samples: how many plausible segmentations are drawn, by models that do.
+        seed: of the samples.
+        consensus: how samples become one segmentation: mean, majority or staple.
+        mapUncertainty: whether other models add a map of their uncertainty.
+        exportContent: what is exported (see `export_choices`).
+        exportFormat: in which format.
+        exportGrid: on the grid of the volume in the scene, or of its file.
     """
 
     inputVolume: vtkMRMLScalarVolumeNode
@@ -24,3 +33,10 @@ class MRFUNetSegmentationParameterNode:
     model: str = "brain-tissue"
     device: str = "auto"
     replaceNonFinite: bool = False
+    samples: Annotated[int, WithinRange(1, 1000)] = 32
+    seed: int = 0
+    consensus: str = "mean"
+    mapUncertainty: bool = True
+    exportContent: str = "segmentation"
+    exportFormat: str = "label map node"
+    exportGrid: str = "volume"

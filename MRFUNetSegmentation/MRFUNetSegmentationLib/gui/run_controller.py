@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Protocol
 
 from ..errors import Cancelled, MRFUNetError, WorkerError
+from .durations import Durations
 from .i18n import _
 from .panel_state import Message, Progress, done_message, error_message
 
@@ -26,6 +28,13 @@ class Run(Protocol):
     def cancel(self) -> None:
         """Ask the run to end."""
 
+    @property
+    def can_take_back(self) -> bool:
+        """Whether it has replaced segments."""
+
+    def take_back(self) -> None:
+        """Put them back."""
+
 
 class Logic(Protocol):
     """What is needed of the module's logic."""
@@ -34,6 +43,9 @@ class Logic(Protocol):
 
     def segment(self, volume: Any, **options: Any) -> Run:
         """Start a run."""
+
+    def sample(self, volume: Any, **options: Any) -> Run:
+        """Start a run that draws samples."""
 
     def cleanup(self) -> None:
         """End the worker."""
@@ -45,6 +57,7 @@ class RunController:
     Attributes:
         progress: of the current run, if there is one.
         outcome: of the last one.
+        last: the last run that succeeded.
         devices: the worker's answer on this machine's devices, once it has been asked; that is
             after the first run, when asking no longer takes long.
     """
@@ -54,6 +67,7 @@ class RunController:
         logic: Logic,
         install: Callable[[], None],
         on_result: Callable[[Any], None],
+        durations: Durations | None = None,
     ) -> None:
         """Start nothing yet.
 
@@ -61,6 +75,7 @@ class RunController:
             logic: the module's logic.
             install: installs what is missing, or raises an `MRFUNetError`.
             on_result: called with the segmentation node after a run that succeeded.
+            durations: of earlier runs on this machine.
         """
         self.progress: Progress | None = None
         self.outcome: Message | None = None
@@ -68,9 +83,13 @@ class RunController:
         self._logic = logic
         self._install = install
         self._on_result = on_result
+        self._durations = durations or Durations()
+        self._kind, self._voxels = "", 1
+        self.last: Run | None = None
         self._run: Run | None = None
         self._devices_job: Any = None
         self._started = 0.0
+        self._abandoned = False
 
     @property
     def running(self) -> bool:
@@ -87,30 +106,58 @@ class RunController:
         """Whether `poll` is to be called."""
         return self.running or self.worker_busy
 
-    def start(self, volume: Any, **options: Any) -> None:
+    def start(self, volume: Any, model: str, device: str, number: int = 0, **options: Any) -> None:
         """Start a run; an error becomes the outcome.
 
         Args:
             volume: the volume node.
-            options: arguments of the logic's `segment`.
+            model: name or path.
+            device: see the logic's `segment`.
+            number: of samples; 0 for a model that gives one segmentation.
+            options: other arguments of the logic's `segment`, or of `sample` with a number.
         """
         self.outcome = None
         try:
             self._install()
             self._started = time.monotonic()
-            self._run = self._logic.segment(
-                volume, waitForCompletion=False, onProgress=self._report, **options
+            call = self._logic.segment
+            if number:
+                call, options = self._logic.sample, {**options, "number": number}
+            self._kind, self._voxels = _kind(model, device, number), _voxels(volume)
+            self._run = call(
+                volume,
+                model=model,
+                device=device,
+                waitForCompletion=False,
+                onProgress=self._report,
+                **options,
             )
         except Exception as error:
             self._fail(error)
         else:
             self.progress = Progress(_("Starting"))
 
+    def estimate(self, volume: Any, model: str, device: str, number: int = 0) -> float | None:
+        """Return the seconds that such a run may take, by the last one of its kind; or None."""
+        return self._durations.estimate(_kind(model, device, number), _voxels(volume))
+
+    def take_back(self) -> None:
+        """Put the segments back that the last run has replaced."""
+        self.last.take_back()
+        self.last = None
+        self.outcome = Message(_("The segments are as they were before the last run."))
+
     def cancel(self) -> None:
         """Ask the current run to end."""
         if self._run and self.progress:
-            self.progress = Progress(self.progress.stage, self.progress.fraction, cancelling=True)
+            self.progress = replace(self.progress, cancelling=True)
             self._run.cancel()
+
+    def abandon(self) -> None:
+        """Ask the current run to end, with nothing said about it; forget the last one."""
+        self.cancel()
+        self._abandoned = self.running
+        self.outcome = self.last = None
 
     def poll(self) -> None:
         """Take note of what has happened since the last call."""
@@ -126,7 +173,7 @@ class RunController:
 
     def _report(self, stage: str, fraction: float) -> None:
         if self.progress and not self.progress.cancelling:
-            self.progress = Progress(stage, fraction)
+            self.progress = Progress(stage, fraction, time.monotonic() - self._started)
 
     def _poll_run(self, run: Run) -> None:
         try:
@@ -142,8 +189,14 @@ class RunController:
     def _succeed(self, run: Run) -> None:
         result, seconds = run.result, time.monotonic() - self._started
         self._run = self.progress = None
+        self.last = run
+        self._durations.note(self._kind, self._voxels, seconds)
         self.outcome = done_message(
-            len(result.card.segments), seconds, result.device, result.warnings
+            len(result.card.segments),
+            seconds,
+            result.device,
+            result.warnings,
+            getattr(result, "number", 0),
         )
         self._on_result(run.outputNode)
         if self.devices is None:
@@ -151,6 +204,9 @@ class RunController:
 
     def _fail(self, error: Exception) -> None:
         self._run = self.progress = None
+        abandoned, self._abandoned = self._abandoned, False
+        if abandoned:
+            return
         self.outcome = error_message(error)
         if not isinstance(error, Cancelled):
             unexpected = not isinstance(error, MRFUNetError)
@@ -167,3 +223,12 @@ class RunController:
         if self._devices_job.state != "running":
             self.devices = self._devices_job.result
             self._devices_job = None
+
+
+def _kind(model: str, device: str, number: int) -> str:
+    return f"{model} {device} {number}"
+
+
+def _voxels(volume: Any) -> int:
+    image = volume.GetImageData() if volume is not None else None
+    return max(1, image.GetNumberOfPoints()) if image is not None else 1

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import slicer
 
 from .. import __version__
 from ..errors import Cancelled, InputError, MRFUNetError, OutputError
@@ -74,6 +75,7 @@ class Run(ABC):
         self.result: JobResult | SampledResult | None = None
         self.error: MRFUNetError | None = None
         self.onProgress: ProgressCallback | None = None
+        self._before = None
         self._job = submit(volume)
         self._job.on_progress = self._report
 
@@ -119,6 +121,19 @@ class Run(ABC):
             raise self.error
         return self.outputNode
 
+    @property
+    def can_take_back(self) -> bool:
+        """Whether the run has replaced segments of a segmentation that is still in the scene."""
+        return self._before is not None and self._scene.IsNodePresent(self.outputNode)
+
+    def take_back(self) -> None:
+        """Put the segments of the given output node back as they were before the run.
+
+        Samples and maps that the run has made stay.
+        """
+        self.outputNode.GetSegmentation().DeepCopy(self._before)
+        self._before = None
+
     def _report(self, stage: str, fraction: float) -> None:
         if self.onProgress:
             self.onProgress(stage, fraction)
@@ -141,7 +156,9 @@ class Run(ABC):
                     f"The volume {self._volume_node.GetName()} was changed during the run, so the "
                     "result was dropped. Run it again."
                 )
+            before = _copy(self._given_node)
             self.outputNode = self._write(result)
+            self._before = before
         except MRFUNetError as error:
             return error
         except Exception as error:
@@ -152,6 +169,15 @@ class Run(ABC):
             )
         self.result = result
         return None
+
+
+def _copy(segmentation_node):
+    """Return a copy of a segmentation node's segments; None if it has none, or there is none."""
+    if segmentation_node is None or not segmentation_node.GetSegmentation().GetNumberOfSegments():
+        return None
+    copy = slicer.vtkSegmentation()
+    copy.DeepCopy(segmentation_node.GetSegmentation())
+    return copy
 
 
 class SegmentationRun(Run):

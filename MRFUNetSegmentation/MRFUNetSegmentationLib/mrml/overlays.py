@@ -17,7 +17,6 @@ from ..inference.overlay_colors import LOW, inferno
 from ..inference.sampled import AGREEMENT, PROBABILITY
 from .geometry import ijk_to_ras, to_vtk
 from .segmentations import PREFIX
-from .subject_hierarchy import remove_item
 from .volumes import voxels
 
 OPACITY = 0.6
@@ -61,7 +60,7 @@ def add_overlay(scene, name: str, values: np.ndarray, maximum: float, title: str
     node.SetAndObserveTransformNodeID(volume_node.GetTransformNodeID())
     node.SetAttribute(MAP, name)
     node.CreateDefaultDisplayNodes()
-    _set_display(node.GetDisplayNode(), name, maximum)
+    _set_display(node, maximum)
     _add_legend(node, title)
     return node
 
@@ -80,13 +79,47 @@ def show_overlay(scene, overlay_node, opacity: float = OPACITY) -> None:
         composite.SetForegroundOpacity(opacity if overlay_node else 0.0)
 
 
-def remove_overlay(overlay_node) -> None:
-    """Take an overlay out of the scene, with its display and its legend."""
-    scene = overlay_node.GetScene()
-    remove_item(overlay_node)
-    for index in reversed(range(overlay_node.GetNumberOfDisplayNodes())):
-        scene.RemoveNode(overlay_node.GetNthDisplayNode(index))
-    scene.RemoveNode(overlay_node)
+def shown_overlay(scene, overlays: Mapping[str, object]) -> tuple[str | None, float]:
+    """Return which of some overlays lies over the first slice view that shows one, and how opaque.
+
+    Args:
+        scene: of the slice views.
+        overlays: volumes by the name of their map.
+
+    Returns:
+        The name and the opacity 0..1; None and `OPACITY` if no view shows one of them.
+    """
+    names = {node.GetID(): name for name, node in overlays.items()}
+    for index in range(scene.GetNumberOfNodesByClass("vtkMRMLSliceCompositeNode")):
+        composite = scene.GetNthNodeByClass(index, "vtkMRMLSliceCompositeNode")
+        name = names.get(composite.GetForegroundVolumeID())
+        if name is not None:
+            return name, composite.GetForegroundOpacity()
+    return None, OPACITY
+
+
+def set_threshold(overlay_node, fraction: float) -> None:
+    """Hide the values that say least: the low ones, of the agreement the high ones.
+
+    Args:
+        overlay_node: an overlay.
+        fraction: 0..1 of the largest value that the map can take.
+    """
+    display = overlay_node.GetDisplayNode()
+    maximum = display.GetWindowLevelMax()
+    reverse = overlay_node.GetAttribute(MAP) == AGREEMENT
+    # Sums of float32 may come out a little above what they can be.
+    limits = (-maximum, (1 - fraction) * maximum) if reverse else (fraction * maximum, 2 * maximum)
+    display.SetThreshold(*limits)
+
+
+def threshold(overlay_node) -> float:
+    """Return which fraction `set_threshold` was given last."""
+    display = overlay_node.GetDisplayNode()
+    maximum = display.GetWindowLevelMax()
+    if overlay_node.GetAttribute(MAP) == AGREEMENT:
+        return 1 - display.GetUpperThreshold() / maximum
+    return display.GetLowerThreshold() / maximum
 
 
 def show_overlays_instead(scene, successors: Mapping[str, str]) -> None:
@@ -119,15 +152,14 @@ def _words(name: str, title: str) -> str:
     return name.replace("_", " ")
 
 
-def _set_display(display, name: str, maximum: float) -> None:
-    reverse = name == AGREEMENT
+def _set_display(node, maximum: float) -> None:
+    display = node.GetDisplayNode()
     display.SetAutoWindowLevel(False)
     display.SetWindowLevelMinMax(0.0, maximum)
     display.SetAutoThreshold(False)
-    # Sums of float32 may come out a little above what they can be.
-    limits = (-maximum, (1 - LOW) * maximum) if reverse else (LOW * maximum, 2 * maximum)
-    display.SetThreshold(*limits)
     display.SetApplyThreshold(True)
+    set_threshold(node, LOW)
+    reverse = node.GetAttribute(MAP) == AGREEMENT
     display.SetAndObserveColorNodeID(_colors(display.GetScene(), reverse).GetID())
 
 

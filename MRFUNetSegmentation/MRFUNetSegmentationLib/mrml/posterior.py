@@ -9,7 +9,8 @@ import numpy as np
 
 from ..checkpoints.card import SegmentClass
 from ..inference.sampled import ENTROPY, VARIANCE, maximum
-from .overlays import MAP, add_overlay, remove_overlay, show_overlays_instead
+from .overlays import MAP, add_overlay, show_overlays_instead
+from .removal import remove_node
 from .segmentations import PREFIX, put_segmentation, set_provenance
 from .subject_hierarchy import place_beside
 from .undo import remove_new_nodes
@@ -71,7 +72,7 @@ def write_with_maps(
     successors = {o.GetID(): by_name.get(o.GetAttribute(MAP)) for o in old}
     show_overlays_instead(volume_node.GetScene(), successors)
     for overlay in old:
-        remove_overlay(overlay)
+        remove_node(overlay)
     return node
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from ..checkpoints.card import SegmentClass
 from .geometry import ijk_to_ras, ras_to_world, to_numpy
+from .removal import remove_node
 from .segmentations import BINARY_LABELMAP, check_labels, label_image, put_segmentation
 from .undo import remove_new_nodes
 from .volumes import check_volume_node
@@ -73,9 +74,7 @@ class SegmentationPreview:
     def remove(self) -> None:
         """Take the node out of the scene."""
         if self.node is not None:
-            scene = self.node.GetScene()
-            scene.RemoveNode(self.node.GetDisplayNode())
-            scene.RemoveNode(self.node)
+            remove_node(self.node)
         self._node = None
 
     def _add_node(self) -> None:

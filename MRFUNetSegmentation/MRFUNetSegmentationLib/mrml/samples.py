@@ -24,6 +24,7 @@ from ..inference.sampled import (
 )
 from .kept_display import DisplayKeeper, kept_display
 from .overlays import MAP, add_overlay, show_overlays_instead
+from .removal import remove_node
 from .segmentations import (
     BINARY_LABELMAP,
     GEOMETRY_PARAMETER,
@@ -43,7 +44,6 @@ from .subject_hierarchy import (
     place_beside,
     place_in,
     remove_folder_if_empty,
-    remove_item,
 )
 from .tables import (
     LOG_DENSITY,
@@ -266,10 +266,7 @@ class SampleSet:
         scene, folder = self.browser.GetScene(), folder_of(self.browser)
         # The browser first: without the node that it shows it would get a new one.
         for node in self.nodes():
-            remove_item(node)
-            for index in reversed(range(_number_of_displays(node))):
-                scene.RemoveNode(node.GetNthDisplayNode(index))
-            scene.RemoveNode(node)
+            remove_node(node)
         remove_folder_if_empty(scene, folder)
 
     def _referenced(self, role: str) -> list:
@@ -527,7 +524,3 @@ def _show_instead(old: SampleSet, new: SampleSet) -> None:
         if name in overlays
     }
     show_overlays_instead(new.browser.GetScene(), successors)
-
-
-def _number_of_displays(node) -> int:
-    return node.GetNumberOfDisplayNodes() if node.IsA("vtkMRMLDisplayableNode") else 0

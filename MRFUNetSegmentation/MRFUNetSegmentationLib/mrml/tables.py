@@ -14,6 +14,7 @@ from ..inference.sampled import SampledResult
 
 SAMPLE, LOG_DENSITY, DISTANCE = "Sample", "Log density", "Distance to consensus"
 _SHARE = "Share of samples [%]"
+_STRUCTURE, _LOW, _HIGH = "Structure", "5 % [ml]", "95 % [ml]"
 
 
 def volume_column(structure: str) -> str:
@@ -46,18 +47,18 @@ def add_structures_table(scene, name: str, result: SampledResult):
         volume = structure["volume_ml"]
         rows.append(
             {
-                "Structure": structure["name"],
+                _STRUCTURE: structure["name"],
                 "Mean [ml]": _text(volume["mean"]),
                 "SD [ml]": _text(volume["sd"]),
-                "5 % [ml]": _text(volume["p5"]),
-                "95 % [ml]": _text(volume["p95"]),
+                _LOW: _text(volume["p5"]),
+                _HIGH: _text(volume["p95"]),
                 "Coefficient of variation [%]": _text(volume["cv"], 100),
                 "Consensus [ml]": _text(structure["consensus_ml"]),
                 "IoU of all samples": _text(structure["iou"]),
                 "Mean Dice of pairs": _text(structure["pairwise_dice"]),
             }
         )
-    names = rows[0] if rows else ("Structure",)
+    names = rows[0] if rows else (_STRUCTURE,)
     return _add_table(scene, name, {column: [row[column] for row in rows] for column in names})
 
 
@@ -94,6 +95,21 @@ def read_column(table_node, column: str) -> np.ndarray:
         return vtk_to_numpy(array)
     # Tables come as texts from files that have lost their schema.
     return np.array([float(array.GetValue(n)) for n in range(array.GetNumberOfValues())])
+
+
+def interval(structures_table, structure: str) -> tuple[float, float] | None:
+    """Return the 5th and 95th percentile of a structure's volume in ml, by `add_structures_table`.
+
+    None if the table, which users can edit, does not have them.
+    """
+    table = structures_table.GetTable()
+    names = table.GetColumnByName(_STRUCTURE)
+    row = names.LookupValue(structure) if names is not None else -1
+    try:
+        low, high = (float(table.GetValueByName(row, c).ToString()) for c in (_LOW, _HIGH))
+    except ValueError:
+        return None
+    return low, high
 
 
 def _volumes(result: SampledResult, value: int) -> list[float]:

@@ -1,0 +1,41 @@
+"""What can be exported, and how; knows neither Qt nor the scene."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .i18n import _
+
+SEGMENTATION, SAMPLE, ALL_SAMPLES = "segmentation", "sample", "all samples"
+LABEL_MAP_NODE, DICOM = "label map node", "DICOM"
+# The other formats are named by the suffix of their files.
+FILE_FORMATS = {
+    ".nii.gz": _("NIfTI label map (.nii.gz)"),
+    ".nrrd": _("NRRD label map (.nrrd)"),
+    ".seg.nrrd": _("Slicer segmentation (.seg.nrrd)"),
+}
+
+
+@dataclass(frozen=True)
+class ExportChoices:
+    """The entries of the section's lists, pairs of value and label."""
+
+    contents: list[tuple[str, str]]
+    formats: list[tuple[str, str]]
+
+
+def export_choices(sampled: bool, content: str, from_dicom: bool) -> ExportChoices:
+    """Return what there is to choose from.
+
+    Args:
+        sampled: whether there are samples.
+        content: what is chosen to be exported.
+        from_dicom: whether the volume was loaded from DICOM.
+    """
+    contents = [(SEGMENTATION, _("Consensus") if sampled else _("Segmentation"))]
+    if sampled:
+        contents += [(SAMPLE, _("Sample that is shown")), (ALL_SAMPLES, _("All samples"))]
+    formats = [(LABEL_MAP_NODE, _("Label map in the scene")), *FILE_FORMATS.items()]
+    if from_dicom and content != ALL_SAMPLES:
+        formats.append((DICOM, _("DICOM segmentation")))
+    return ExportChoices(contents, formats)

@@ -1,0 +1,113 @@
+"""The panel's section on sampled segmentations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import vtk
+
+from ...errors import MRFUNetError
+from ...mrml.side_by_side import SideBySide
+from ..i18n import _
+from ..observation import Observation
+from ..panel_state import Message, error_message
+from .widgets import Choice, quietly
+
+_SAMPLES_PER_SECOND = 2
+
+
+class SamplesSection:
+    """Steps through a set of samples, as Slicer's own sequence browser does, which it follows."""
+
+    def __init__(self, ui, say: Callable[[Message], None], on_change: Callable[[], None]) -> None:
+        """Take over the section's widgets.
+
+        Args:
+            ui: the panel's widgets.
+            say: shows a message.
+            on_change: called when the browser has changed, so that `show` is to be called.
+        """
+        self._ui, self._say = ui, say
+        self._samples = None
+        self._side_by_side: SideBySide | None = None
+        self._observation = Observation(on_change)
+        self._order = Choice(ui.sampleOrderSelector, self._set_order)
+        ui.sampleSlider.connect("valueChanged(int)", self._go)
+        ui.previousSampleButton.connect("clicked()", lambda: self._step(-1))
+        ui.nextSampleButton.connect("clicked()", lambda: self._step(1))
+        ui.playSamplesButton.connect("toggled(bool)", self._play)
+        ui.keepSampleButton.connect("clicked()", self._keep)
+        ui.compareSamplesButton.connect("toggled(bool)", self._compare)
+
+    def show(self, samples) -> None:
+        """Show where the browser of a set is; None hides the section."""
+        ui = self._ui
+        if self._samples is not None and (
+            samples is None or samples.browser is not self._samples.browser
+        ):
+            self._end_comparison()
+        self._samples = samples
+        ui.samplesSection.setVisible(samples is not None)
+        if samples is None:
+            self.leave()
+            return
+        browser = samples.browser
+        self._observation.watch([(browser, vtk.vtkCommand.ModifiedEvent)])
+        with quietly(ui.sampleSlider, ui.playSamplesButton):
+            ui.sampleSlider.setMaximum(samples.number)
+            ui.sampleSlider.setValue(browser.GetSelectedItemNumber() + 1)
+            ui.playSamplesButton.setChecked(bool(browser.GetPlaybackActive()))
+        ui.sampleLabel.setText(
+            _("Sample {sample} of {number}").format(sample=samples.sample, number=samples.number)
+        )
+        self._order.show(list(samples.orders.items()), samples.order)
+
+    def leave(self) -> None:
+        """Stop to follow the browser."""
+        self._observation.stop()
+
+    def close(self) -> None:
+        """Put back what the section has changed of the views."""
+        self.leave()
+        self._end_comparison()
+
+    def _go(self, place: int) -> None:
+        self._samples.show(self._samples.samples[place - 1])
+
+    def _step(self, by: int) -> None:
+        place = self._samples.browser.GetSelectedItemNumber() + by
+        self._go(place % self._samples.number + 1)
+
+    def _set_order(self, order: str) -> None:
+        self._samples.set_order(order)
+
+    def _play(self, active: bool) -> None:
+        browser = self._samples.browser
+        browser.SetPlaybackRateFps(_SAMPLES_PER_SECOND)
+        browser.SetPlaybackLooped(True)
+        browser.SetPlaybackActive(active)
+
+    def _keep(self) -> None:
+        try:
+            node = self._samples.keep()
+        except MRFUNetError as error:
+            self._say(error_message(error))
+        else:
+            self._say(Message(_("Kept as the segmentation {name}.").format(name=node.GetName())))
+
+    def _compare(self, active: bool) -> None:
+        if not active:
+            self._end_comparison()
+            return
+        try:
+            self._side_by_side = SideBySide(self._samples)
+        except MRFUNetError as error:
+            self._end_comparison()
+            self._say(error_message(error))
+
+    def _end_comparison(self) -> None:
+        if self._side_by_side is not None:
+            self._side_by_side.close()
+            self._side_by_side = None
+        with quietly(self._ui.compareSamplesButton):
+            self._ui.compareSamplesButton.setChecked(False)

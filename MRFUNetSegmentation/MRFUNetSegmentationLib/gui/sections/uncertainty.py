@@ -1,0 +1,98 @@
+"""The panel's section on maps of uncertainty."""
+
+from __future__ import annotations
+
+import slicer
+import vtk
+
+from ...mrml.overlays import legend_of, set_threshold, show_overlay, shown_overlay, threshold
+from ..i18n import _
+from ..observation import Observation
+from .widgets import Choice, quietly
+
+_NONE = ""
+
+
+class UncertaintySection:
+    """Lays one of the maps over the scan, in all slice views."""
+
+    def __init__(self, ui, on_change) -> None:
+        """Take over the section's widgets.
+
+        Args:
+            ui: the panel's widgets.
+            on_change: called when a map or a view has changed, so that `show` is to be called.
+        """
+        self._ui = ui
+        self._overlays: dict = {}
+        self._observation = Observation(on_change)
+        self._map = Choice(ui.overlaySelector, self._choose)
+        self._opacity = 0.0
+        ui.overlayOpacitySlider.connect("valueChanged(int)", self._set_opacity)
+        ui.overlayThresholdSlider.connect("valueChanged(int)", self._set_threshold)
+        ui.overlayLegendCheckBox.connect("toggled(bool)", self._show_legend)
+
+    def show(self, overlays: dict, sampled: bool) -> None:
+        """Show which map the slice views show; without maps the section is hidden.
+
+        Args:
+            overlays: volumes by the name of their map.
+            sampled: whether they are of samples, not of one network's probabilities.
+        """
+        ui = self._ui
+        self._overlays = overlays
+        ui.uncertaintySection.setVisible(bool(overlays))
+        if not overlays:
+            self.leave()
+            return
+        scene = slicer.mrmlScene
+        modified = vtk.vtkCommand.ModifiedEvent
+        views = slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode", scene)
+        displays = [node.GetDisplayNode() for node in overlays.values()]
+        self._observation.watch([(node, modified) for node in [*views, *displays]])
+        name, self._opacity = shown_overlay(scene, overlays)
+        entries = [(n, node.GetName()) for n, node in overlays.items()]
+        self._map.show([(_NONE, _("None")), *entries], name or _NONE)
+        details = (ui.overlayOpacitySlider, ui.overlayThresholdSlider, ui.overlayLegendCheckBox)
+        for widget in details:
+            widget.setEnabled(name is not None)
+        if name is not None:
+            legend = legend_of(overlays[name])
+            with quietly(*details):
+                ui.overlayOpacitySlider.setValue(round(100 * self._opacity))
+                ui.overlayThresholdSlider.setValue(round(100 * threshold(overlays[name])))
+                ui.overlayLegendCheckBox.setChecked(legend is not None and legend.GetVisibility())
+            ui.overlayLegendCheckBox.setEnabled(legend is not None)
+        ui.overlayRemark.setText(_how_to_read(sampled))
+
+    def leave(self) -> None:
+        """Stop to follow the nodes."""
+        self._observation.stop()
+
+    @property
+    def _shown(self):
+        return self._overlays[shown_overlay(slicer.mrmlScene, self._overlays)[0]]
+
+    def _choose(self, name: str) -> None:
+        show_overlay(slicer.mrmlScene, self._overlays.get(name), self._opacity)
+
+    def _set_opacity(self, percent: int) -> None:
+        show_overlay(slicer.mrmlScene, self._shown, percent / 100)
+
+    def _set_threshold(self, percent: int) -> None:
+        set_threshold(self._shown, percent / 100)
+
+    def _show_legend(self, visible: bool) -> None:
+        legend_of(self._shown).SetVisibility(visible)
+
+
+def _how_to_read(sampled: bool) -> str:
+    if sampled:
+        return _(
+            "Bright: plausible segmentations differ. That is how ambiguous the image is, as the "
+            "model has learnt it; it is not how far the model may be wrong."
+        )
+    return _(
+        "Bright: the network wavers between structures, mostly at their borders. Where it is dark "
+        "the network is sure, which is not the same as right."
+    )

@@ -1,0 +1,106 @@
+"""What the scene holds of a segmentation that was made here: structures, samples, maps.
+
+All of it is read from the nodes, so it is the same after a run, after an edit by hand, and in a
+scene that was saved and loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from .overlays import MAP
+from .posterior import map_volumes
+from .samples import SampleSet, sample_sets
+from .segmentations import BINARY_LABELMAP
+from .tables import interval
+from .volumes import voxels
+
+_MM3_PER_ML = 1000.0
+
+
+@dataclass(frozen=True)
+class Structure:
+    """A segment, for a list of results.
+
+    Attributes:
+        segment_id: of the segment.
+        name: for users.
+        color: red, green, blue, 0..1.
+        visible: whether it is shown.
+        volume_ml: of the segment as it is now, edits included.
+        interval_ml: 5th and 95th percentile over the samples; None without samples.
+    """
+
+    segment_id: str
+    name: str
+    color: tuple[float, float, float]
+    visible: bool
+    volume_ml: float
+    interval_ml: tuple[float, float] | None = None
+
+
+def samples_of(segmentation_node) -> SampleSet | None:
+    """Return the set of samples of which a segmentation node is the consensus, if there is one."""
+    for samples in sample_sets(segmentation_node.GetScene()):
+        if samples.consensus is segmentation_node and samples.shown is not None:
+            return samples
+    return None
+
+
+def overlays_of(segmentation_node) -> dict:
+    """Return the volumes of the maps that belong to a segmentation node, by the map's name."""
+    samples = samples_of(segmentation_node)
+    if samples is not None:
+        return samples.overlays
+    return {node.GetAttribute(MAP): node for node in map_volumes(segmentation_node)}
+
+
+def structures_of(segmentation_node, volumes: Mapping[str, float]) -> list[Structure]:
+    """Return the segments of a segmentation node, in its order.
+
+    Args:
+        segmentation_node: the node.
+        volumes: of its segments in ml, by `volumes_ml`; they take a moment, the rest does not.
+    """
+    samples = samples_of(segmentation_node)
+    table = samples.structures_table if samples else None
+    display = segmentation_node.GetDisplayNode()
+    segmentation = segmentation_node.GetSegmentation()
+    structures = []
+    for segment_id in segmentation.GetSegmentIDs():
+        segment = segmentation.GetSegment(segment_id)
+        structures.append(
+            Structure(
+                segment_id,
+                segment.GetName(),
+                segment.GetColor(),
+                display is None or bool(display.GetSegmentVisibility(segment_id)),
+                volumes.get(segment_id, 0.0),
+                interval(table, segment.GetName()) if table else None,
+            )
+        )
+    return structures
+
+
+def volumes_ml(segmentation_node) -> dict[str, float]:
+    """Return the volumes of a segmentation node's segments, by segment ID."""
+    segmentation = segmentation_node.GetSegmentation()
+    # Segments share label maps; the voxels of each are counted once.
+    counts: dict = {}
+    volumes = {}
+    for segment_id in segmentation.GetSegmentIDs():
+        segment = segmentation.GetSegment(segment_id)
+        image = segment.GetRepresentation(BINARY_LABELMAP)
+        if image is None or image.GetPointData().GetScalars() is None or image.IsEmpty():
+            volumes[segment_id] = 0.0
+            continue
+        if image not in counts:
+            counts[image] = np.bincount(voxels(image).ravel())
+        label = segment.GetLabelValue()
+        voxel_ml = abs(np.prod(image.GetSpacing())) / _MM3_PER_ML
+        number = counts[image][label] if label < len(counts[image]) else 0
+        volumes[segment_id] = float(number * voxel_ml)
+    return volumes

@@ -1,0 +1,129 @@
+"""A few samples beside each other, each in a slice view of its own."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+
+import numpy as np
+import slicer
+
+from ..errors import InputError
+from .removal import remove_node
+from .samples import SampleSet
+from .segmentations import ensure_display, follow_volume
+from .tables import SAMPLE, read_column
+
+MAXIMUM_VIEWS = 4
+# Any number that Slicer does not use for a layout of its own.
+_LAYOUT = 26_1117
+_VIEW = """<item><view class="vtkMRMLSliceNode" singletontag="{tag}">
+<property name="orientation" action="default">Axial</property>
+<property name="viewlabel" action="default">{label}</property>
+<property name="viewcolor" action="default">#888888</property></view></item>"""
+
+
+class SideBySide:
+    """Shows up to four samples of different size, from the smallest to the largest.
+
+    The views move together. What was shown before returns with `close`. The copies of the samples
+    that are shown are not saved with the scene.
+
+    Attributes:
+        samples: numbers of the samples that are shown, from 1, as drawn.
+    """
+
+    def __init__(self, samples: SampleSet) -> None:
+        """Show them.
+
+        Raises:
+            InputError: if there is nothing to show, or no views.
+        """
+        volume_node = samples.volume
+        if volume_node is None:
+            raise InputError("The samples' volume was removed, so there is nothing to compare.")
+        scene = volume_node.GetScene()
+        layout = scene.GetFirstNodeByClass("vtkMRMLLayoutNode")
+        # The application makes the views that a layout names.
+        if layout is None or not hasattr(slicer, "app"):
+            raise InputError("Samples can be compared only in the application's own views.")
+        self.samples = _spread(samples)
+        self._undo = ExitStack()
+        try:
+            self._show(samples, scene, layout)
+        except BaseException:
+            self._undo.close()
+            raise
+
+    def close(self) -> None:
+        """Show again what was shown before."""
+        self._undo.close()
+
+    def _show(self, samples: SampleSet, scene, layout) -> None:
+        undo = self._undo
+        for node in (samples.consensus, samples.shown):
+            display = node.GetDisplayNode() if node is not None else None
+            if display is not None and display.GetVisibility():
+                undo.callback(_set_visible, display)
+                display.SetVisibility(False)
+        tags = [f"MRFUNetSample{n + 1}" for n in range(len(self.samples))]
+        views = "".join(_VIEW.format(tag=tag, label=tag[-1]) for tag in tags)
+        description = f'<layout type="horizontal">{views}</layout>'
+        if layout.IsLayoutDescription(_LAYOUT):
+            layout.SetLayoutDescription(_LAYOUT, description)
+        else:
+            layout.AddLayoutDescription(_LAYOUT, description)
+        undo.callback(layout.SetViewArrangement, layout.GetViewArrangement())
+        layout.SetViewArrangement(_LAYOUT)
+        for tag, sample in zip(tags, self.samples, strict=True):
+            _show_volume(scene, tag, samples.volume)
+            name = f"Sample {sample}"
+            node = slicer.vtkMRMLSegmentationNode()
+            node.SetName(name)
+            node.SetSaveWithScene(False)
+            node.SetHideFromEditors(True)
+            node = scene.AddNode(node)
+            undo.callback(_remove, node)
+            node.CopyContent(samples.sequence.GetDataNodeAtValue(str(sample)))
+            ensure_display(node, undo)
+            display = node.GetDisplayNode()
+            display.SetSaveWithScene(False)
+            if samples.shown is not None and samples.shown.GetDisplayNode() is not None:
+                display.CopyContent(samples.shown.GetDisplayNode())
+            display.SetVisibility(True)
+            display.RemoveAllViewNodeIDs()
+            view = scene.GetSingletonNode(tag, "vtkMRMLSliceNode")
+            display.AddViewNodeID(view.GetID())
+            follow_volume(node, samples.volume, undo)
+
+
+def _spread(samples: SampleSet) -> list[int]:
+    """Numbers of samples from the smallest to the largest, evenly spread over the ranks."""
+    table = samples.samples_table
+    if table is None:
+        return samples.samples[:MAXIMUM_VIEWS]
+    columns = [table.GetTable().GetColumnName(n) for n in range(table.GetNumberOfColumns())]
+    sizes = np.sum([read_column(table, c) for c in columns if c.endswith(" [ml]")], axis=0)
+    numbers = read_column(table, SAMPLE).astype(int)[np.argsort(sizes, kind="stable")]
+    ranks = np.linspace(0, len(numbers) - 1, min(MAXIMUM_VIEWS, len(numbers)))
+    return [int(n) for n in numbers[np.round(ranks).astype(int)]]
+
+
+def _show_volume(scene, tag: str, volume_node) -> None:
+    composite = scene.GetSingletonNode(tag, "vtkMRMLSliceCompositeNode")
+    composite.SetBackgroundVolumeID(volume_node.GetID())
+    composite.SetForegroundVolumeID(None)
+    slicer.app.layoutManager().sliceWidget(tag).sliceLogic().FitSliceToAll()
+    axial = scene.GetSingletonNode("Red", "vtkMRMLSliceNode")
+    if axial is not None:
+        scene.GetSingletonNode(tag, "vtkMRMLSliceNode").SetSliceOffset(axial.GetSliceOffset())
+    composite.SetLinkedControl(True)
+
+
+def _set_visible(display) -> None:
+    if display.GetScene() is not None:
+        display.SetVisibility(True)
+
+
+def _remove(node) -> None:
+    if node.GetScene() is not None:
+        remove_node(node)
