@@ -21,7 +21,7 @@ from .sections.model import ModelSection
 from .sections.results import ResultsSection
 from .sections.samples import SamplesSection
 from .sections.uncertainty import UncertaintySection
-from .sections.widgets import Choice, fit_height
+from .sections.widgets import Choice
 from .suitability import suitability
 from .torch_installation import ensure_installed
 
@@ -31,8 +31,6 @@ _EXPLORE_MILLISECONDS = 10
 # Both are readable: the first on a light background, the second on a dark one.
 _ERROR_COLORS = "#b3261e", "#ff9b94"
 _DURATIONS = "MRFUNetSegmentation/Durations"
-# Pixels beside a label in its section, at most.
-_MARGINS = 30
 # The map that an MRF-UNet adds.
 _MAP = "entropy"
 
@@ -266,7 +264,6 @@ class Panel:
         explorable = samples is not None and _has_made(last, samples)
         self._explore.show(last if explorable else None)
         self._export.show(parameters, samples)
-        self._fit_labels()
         can_take_back = last is not None and last.outputNode is node and last.can_take_back
         self.ui.takeBackButton.setVisible(can_take_back)
 
@@ -311,19 +308,6 @@ class Panel:
         label.setToolTip(message.details)
         label.setStyleSheet(f"color: {_error_color()}" if message.is_error else "")
         self.ui.copyMessageButton.setVisible(message.is_error)
-        self._fit_labels()
-
-    def _fit_labels(self) -> None:
-        ui = self.ui
-        labels = (
-            ui.inputRemark,
-            ui.modelDescription,
-            ui.modelCardLabel,
-            ui.deviceDescription,
-            ui.overlayRemark,
-            ui.messageLabel,
-        )
-        fit_height(labels, ui.applyButton.contentsRect().width() - _MARGINS)
 
     def _copy_message(self) -> None:
         message = self._message

@@ -47,12 +47,18 @@ class SideBySide:
         if layout is None or not hasattr(slicer, "app"):
             raise InputError("Samples can be compared only in the application's own views.")
         self.samples = _spread(samples)
+        self._tags = [f"MRFUNetSample{n + 1}" for n in range(len(self.samples))]
         self._undo = ExitStack()
         try:
             self._show(samples, scene, layout)
         except BaseException:
             self._undo.close()
             raise
+
+    def fit(self) -> None:
+        """Show the whole slices, once the views have got their size."""
+        for tag in self._tags:
+            slicer.app.layoutManager().sliceWidget(tag).sliceLogic().FitSliceToAll()
 
     def close(self) -> None:
         """Show again what was shown before."""
@@ -65,9 +71,8 @@ class SideBySide:
             if display is not None and display.GetVisibility():
                 undo.callback(_set_visible, display)
                 display.SetVisibility(False)
-        tags = [f"MRFUNetSample{n + 1}" for n in range(len(self.samples))]
-        views = "".join(_VIEW.format(tag=tag, label=tag[-1]) for tag in tags)
-        description = f'<layout type="horizontal">{views}</layout>'
+        tags = self._tags
+        description = _layout([_VIEW.format(tag=tag, label=tag[-1]) for tag in tags])
         if layout.IsLayoutDescription(_LAYOUT):
             layout.SetLayoutDescription(_LAYOUT, description)
         else:
@@ -112,11 +117,17 @@ def _show_volume(scene, tag: str, volume_node) -> None:
     composite = scene.GetSingletonNode(tag, "vtkMRMLSliceCompositeNode")
     composite.SetBackgroundVolumeID(volume_node.GetID())
     composite.SetForegroundVolumeID(None)
-    slicer.app.layoutManager().sliceWidget(tag).sliceLogic().FitSliceToAll()
     axial = scene.GetSingletonNode("Red", "vtkMRMLSliceNode")
     if axial is not None:
         scene.GetSingletonNode(tag, "vtkMRMLSliceNode").SetSliceOffset(axial.GetSliceOffset())
     composite.SetLinkedControl(True)
+
+
+def _layout(views: list[str]) -> str:
+    """Return a layout of two rows, or of one for two views."""
+    rows = [views] if len(views) < 3 else [views[:2], views[2:]]
+    items = [f'<item><layout type="horizontal">{"".join(row)}</layout></item>' for row in rows]
+    return f'<layout type="vertical" split="true">{"".join(items)}</layout>'
 
 
 def _set_visible(display) -> None:

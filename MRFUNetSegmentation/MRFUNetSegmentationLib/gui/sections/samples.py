@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import qt
 import vtk
 
 from ...errors import MRFUNetError
@@ -14,6 +15,8 @@ from ..panel_state import Message, error_message
 from .widgets import Choice, quietly
 
 _SAMPLES_PER_SECOND = 2
+# After it new views have their size.
+_LAYOUT_MILLISECONDS = 200
 
 
 class SamplesSection:
@@ -104,6 +107,12 @@ class SamplesSection:
         except MRFUNetError as error:
             self._end_comparison()
             self._say(error_message(error))
+        else:
+            qt.QTimer.singleShot(_LAYOUT_MILLISECONDS, self._fit)
+
+    def _fit(self) -> None:
+        if self._side_by_side is not None:
+            self._side_by_side.fit()
 
     def _end_comparison(self) -> None:
         if self._side_by_side is not None:

@@ -17,15 +17,6 @@ def quietly(*widgets) -> Iterator[None]:
             widget.blockSignals(blocked)
 
 
-def fit_height(labels: Sequence, width: int) -> None:
-    """Give labels the height that their text takes when it wraps at a width in pixels.
-
-    Layouts in scroll areas do not ask for it, and lay what follows over the text.
-    """
-    for label in labels:
-        label.setMinimumHeight(label.heightForWidth(width))
-
-
 class Choice:
     """A combo box whose lines stand for values."""
 
