@@ -32,7 +32,9 @@ class Logic:
         from MRFUNetSegmentationLib.logic import SegmentationLogic
 
         self._logic = SegmentationLogic(worker)
-        self.worker, self.segment, self.cleanup = worker, self._logic.segment, self._logic.cleanup
+        self.worker, self.cleanup = worker, self._logic.cleanup
+        self.segment, self.sample = self._logic.segment, self._logic.sample
+        self.explore = self._logic.explore
 
 
 class Harness:

@@ -240,7 +240,7 @@ def test_export_to_the_scene_and_to_files(sampled, tmp_path, monkeypatch):
         path = tmp_path / (f"out{kind}" if content != "All" else "")
         monkeypatch.setattr(export, "_ask_for_path", lambda path=path: str(path))
         sampled.choose(ui.exportContentSelector, content)
-        sampled.choose(ui.exportFormatSelector, kind)
+        sampled.choose(ui.exportFormatSelector, f"({kind})")
         ui.exportButton.click()
         process_events(0.1)
         assert "ritten to" in sampled.message, sampled.message

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import qt
 import vtk
 
@@ -108,8 +110,9 @@ class ResultsSection:
             ui.resultOpacitySlider.setValue(round(100 * display.GetOpacity()))
 
     def _item_changed(self, item, _column: int) -> None:
-        structure = self._structures[self._ui.structuresTree.indexOfTopLevelItem(item)]
+        row = self._ui.structuresTree.indexOfTopLevelItem(item)
         visible = item.checkState(0) == qt.Qt.Checked
+        structure = self._structures[row] = replace(self._structures[row], visible=visible)
         self._node.GetDisplayNode().SetSegmentVisibility(structure.segment_id, visible)
 
     def _set_style(self, style: str) -> None:

@@ -1,0 +1,308 @@
+"""The panel's sections on results, with real widgets (PySide6), a real scene and a real worker."""
+
+import numpy as np
+import pytest
+from mrml_scene import add_volume
+from sampling_tools import write_model
+from test_gui_panel import MATRIX, blobs, harness, volume, worker  # noqa: F401 - fixtures
+from test_mrml_samples import sequences  # noqa: F401 - a fixture
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory, tiny_card):
+    return write_model(tmp_path_factory.mktemp("model"), tiny_card)
+
+
+@pytest.fixture
+def segmented(harness, volume):
+    """The panel after a run with the small MRF-UNet."""
+    harness.panel.follow_scene()
+    harness.apply()
+    harness.wait_for_end()
+    return harness
+
+
+@pytest.fixture
+def sampled(harness, model, volume, sequences):
+    """The panel after a run that drew five samples."""
+    harness.parameters.model = str(model)
+    harness.parameters.samples = 5
+    harness.panel.follow_scene()
+    harness.apply()
+    harness.wait_for_end()
+    assert "5 plausible segmentations drawn" in harness.message
+    return harness
+
+
+@pytest.fixture
+def views(scene):
+    """A slice view's node, as the application has them."""
+    import slicer
+
+    composite = slicer.vtkMRMLSliceCompositeNode()
+    composite.SetLayoutName("Red")
+    return scene.AddNode(composite)
+
+
+def process(harness):
+    for _ in range(3):
+        harness.qt.application.processEvents()
+
+
+def rows(harness) -> list[list[str]]:
+    tree = harness.ui.structuresTree
+    items = [tree.topLevelItem(n) for n in range(tree.topLevelItemCount())]
+    return [[item.text(column) for column in range(3)] for item in items]
+
+
+def choose(harness, selector, text):
+    texts = [selector.itemText(i) for i in range(selector.count())]
+    (index,) = [i for i, entry in enumerate(texts) if text in entry]
+    selector.setCurrentIndex(index)
+    selector.activated.emit(index)
+    process(harness)
+
+
+def test_nothing_to_show_shows_nothing(harness, volume):
+    harness.panel.follow_scene()
+    process(harness)
+    for section in ("results", "samples", "uncertainty", "explore", "export"):
+        assert getattr(harness.ui, f"{section}Section").isHidden()
+    assert harness.ui.samplesSpinBox.isHidden()
+    assert not harness.ui.mapUncertaintyCheckBox.isHidden()
+
+
+def test_remark_on_the_volume_follows_it(harness, volume):
+    harness.panel.follow_scene()
+    assert "The model is made for: any MRI contrast" in harness.ui.inputRemark.text()
+    assert "thick" in harness.ui.inputRemark.text()
+    volume.SetSpacing(2.5, 2.5, 2.5)
+    assert "2.5 x 2.5 x 2.5 mm voxels, 50 x 40 x 30 mm" in harness.ui.inputRemark.text()
+    assert "thick" not in harness.ui.inputRemark.text()
+
+
+def test_structures_have_the_volumes_of_the_result(segmented):
+    result = segmented.panel._controller.last.result
+    segments = result.card.segments
+    counts = np.bincount(result.labels.ravel(), minlength=6)
+    voxel_ml = np.prod(segmented.parameters.inputVolume.GetSpacing()) / 1000
+    expected = [[c.name, f"{counts[c.value] * voxel_ml:.1f}", ""] for c in segments]
+    assert rows(segmented) == expected
+    assert segmented.ui.samplesSection.isHidden()
+    assert segmented.ui.exploreSection.isHidden()
+
+
+def test_volumes_follow_edits(segmented):
+    from MRFUNetSegmentationLib.mrml.volumes import voxels
+
+    node = segmented.parameters.outputSegmentation
+    segment_id = node.GetSegmentation().GetNthSegmentID(1)
+    before = rows(segmented)[1]
+    segment = node.GetSegmentation().GetSegment(segment_id)
+    image = segment.GetRepresentation("Binary labelmap")
+    array = voxels(image)
+    array[array == segment.GetLabelValue()] = 0
+    image.GetPointData().GetScalars().Modified()
+    image.Modified()
+    segment.SetName("Edited")
+    process(segmented)
+    assert rows(segmented)[1][0] == "Edited"
+    assert before[1] != "0.0"
+    assert rows(segmented)[1][:2] == ["Edited", "0.0"]
+
+
+def test_structures_are_hidden_and_styled(segmented, qt):
+    node = segmented.parameters.outputSegmentation
+    display = node.GetDisplayNode()
+    segment_id = node.GetSegmentation().GetNthSegmentID(0)
+    segmented.ui.structuresTree.topLevelItem(0).setCheckState(0, qt.Qt.Unchecked)
+    assert not display.GetSegmentVisibility(segment_id)
+    display.SetSegmentVisibility(segment_id, True)
+    process(segmented)
+    assert segmented.ui.structuresTree.topLevelItem(0).checkState(0) == qt.Qt.Checked
+    choose(segmented, segmented.ui.resultStyleSelector, "Outline")
+    assert (display.GetVisibility2DFill(), display.GetVisibility2DOutline()) == (0, 1)
+    segmented.ui.resultOpacitySlider.setValue(40)
+    assert display.GetOpacity() == pytest.approx(0.4)
+
+
+def test_entropy_is_laid_over_the_views(views, segmented):
+    ui = segmented.ui
+    assert not ui.uncertaintySection.isHidden()
+    assert "sure, which is not the same as right" in ui.overlayRemark.text()
+    choose(segmented, ui.overlaySelector, "entropy")
+    assert views.GetForegroundVolumeID() is not None
+    assert views.GetForegroundOpacity() == pytest.approx(0.6)
+    ui.overlayOpacitySlider.setValue(25)
+    assert views.GetForegroundOpacity() == pytest.approx(0.25)
+    from MRFUNetSegmentationLib.mrml.overlays import legend_of, threshold
+
+    (overlay,) = segmented.panel._uncertainty._overlays.values()
+    ui.overlayThresholdSlider.setValue(50)
+    assert threshold(overlay) == pytest.approx(0.5)
+    ui.overlayLegendCheckBox.setChecked(False)
+    assert not legend_of(overlay).GetVisibility()
+    views.SetForegroundOpacity(0.75)  # by the view's own controls
+    process(segmented)
+    assert ui.overlayOpacitySlider.value() == 75
+    choose(segmented, ui.overlaySelector, "None")
+    assert views.GetForegroundVolumeID() is None
+    assert not ui.overlayOpacitySlider.isEnabled()
+
+
+def test_without_a_map_there_is_no_such_section(harness, volume):
+    harness.parameters.mapUncertainty = False
+    harness.panel.follow_scene()
+    harness.apply()
+    harness.wait_for_end()
+    assert not harness.ui.resultsSection.isHidden()
+    assert harness.ui.uncertaintySection.isHidden()
+
+
+def test_last_run_is_taken_back(segmented):
+    node = segmented.parameters.outputSegmentation
+    assert segmented.ui.takeBackButton.isHidden()  # it was a new segmentation
+    node.GetSegmentation().RemoveSegment(node.GetSegmentation().GetNthSegmentID(0))
+    process(segmented)
+    before = rows(segmented)
+    segmented.apply()
+    segmented.wait_for_end()
+    process(segmented)
+    assert len(rows(segmented)) == len(before) + 1
+    segmented.ui.takeBackButton.click()
+    process(segmented)
+    assert rows(segmented) == before
+    assert segmented.ui.takeBackButton.isHidden()
+    assert "before the last run" in segmented.message
+
+
+def test_samples_are_stepped_through_and_ordered(sampled):
+    ui = sampled.ui
+    assert [row[2] != "" for row in rows(sampled)] == [True, True]
+    assert ui.sampleLabel.text() == "Sample 1 of 5"
+    assert (ui.sampleSlider.minimum(), ui.sampleSlider.maximum()) == (1, 5)
+    ui.sampleSlider.setValue(4)
+    process(sampled)
+    assert ui.sampleLabel.text() == "Sample 4 of 5"
+    ui.nextSampleButton.click()
+    ui.nextSampleButton.click()
+    process(sampled)
+    assert ui.sampleLabel.text() == "Sample 1 of 5"
+    ui.previousSampleButton.click()
+    process(sampled)
+    assert ui.sampleLabel.text() == "Sample 5 of 5"
+    choose(sampled, ui.sampleOrderSelector, "likelihood")
+    samples = sampled.panel._samples._samples
+    assert ui.sampleLabel.text() == "Sample 5 of 5"
+    assert ui.sampleSlider.value() == samples.samples.index(5) + 1
+    samples.browser.SetSelectedItemNumber(0)  # by Slicer's own controls
+    process(sampled)
+    assert ui.sampleSlider.value() == 1
+
+
+def test_sample_is_kept(sampled, scene):
+    sampled.ui.keepSampleButton.click()
+    assert "Kept as the segmentation Scan sample 1" in sampled.message
+    assert scene.GetFirstNodeByName("Scan sample 1") is not None
+
+
+def test_without_views_samples_are_not_compared(sampled, scene):
+    before = scene.GetNumberOfNodes()
+    sampled.ui.compareSamplesButton.click()
+    assert sampled.looks_wrong
+    assert not sampled.ui.compareSamplesButton.isChecked()
+    assert scene.GetNumberOfNodes() == before
+
+
+def test_latent_space_is_explored(sampled, scene):
+    ui, explore = sampled.ui, sampled.panel._explore
+    assert not ui.exploreSection.isHidden()
+    assert ui.latentSlider1.isHidden()
+    samples = sampled.panel._samples._samples
+    ui.exploreButton.click()
+    sampled.wait(lambda: explore.explorer.preview.node is not None)
+    assert not ui.latentSlider1.isHidden()
+    assert not samples.consensus.GetDisplayNode().GetVisibility()
+    ui.latentSlider1.setValue(150)
+    sampled.wait(lambda: not explore.explorer.busy)
+    assert explore.explorer.positions[0] == 1.5
+    ui.latentResetButton.click()
+    sampled.wait(lambda: not explore.explorer.busy)
+    assert explore.explorer.positions[0] == 0
+    assert ui.latentSlider1.value() == 0
+    preview = explore.explorer.preview.node
+    ui.exploreButton.click()
+    assert not scene.IsNodePresent(preview)
+    assert samples.consensus.GetDisplayNode().GetVisibility()
+    assert ui.latentSlider1.isHidden()
+
+
+def test_next_run_ends_the_exploration(sampled):
+    sampled.ui.exploreButton.click()
+    sampled.wait(lambda: not sampled.panel._explore.explorer.busy)
+    sampled.apply()
+    assert sampled.panel._explore.explorer is None
+    assert not sampled.ui.exploreButton.isChecked()
+    sampled.wait_for_end()
+    assert "5 plausible" in sampled.message
+
+
+@pytest.mark.parametrize(
+    ("content", "kind", "files"),
+    [
+        ("Consensus", ".nii.gz", ["out.nii.gz"]),
+        ("shown", ".seg.nrrd", ["out.seg.nrrd"]),
+        ("All", ".nrrd", [f"sample_00{n}.nrrd" for n in range(1, 6)]),
+    ],
+)
+def test_export_to_files(sampled, tmp_path, monkeypatch, content, kind, files):
+    path = tmp_path / files[0] if len(files) == 1 else tmp_path
+    monkeypatch.setattr(sampled.panel._export, "_ask_for_path", lambda: str(path))
+    choose(sampled, sampled.ui.exportContentSelector, content)
+    choose(sampled, sampled.ui.exportFormatSelector, f"({kind})")
+    assert not sampled.ui.exportGridSelector.isHidden()
+    sampled.ui.exportButton.click()
+    assert str(tmp_path) in sampled.message
+    assert not sampled.looks_wrong
+    assert sorted(file.name for file in tmp_path.iterdir()) == files
+
+
+def test_export_to_the_scene(sampled, scene):
+    sampled.ui.exportButton.click()
+    assert scene.GetNumberOfNodesByClass("vtkMRMLLabelMapVolumeNode") == 1
+    assert "was added" in sampled.message
+    assert sampled.ui.exportGridSelector.isHidden()
+
+
+def test_export_that_fails_is_a_message(sampled, tmp_path, monkeypatch):
+    path = tmp_path / "none" / "out.nrrd"
+    monkeypatch.setattr(sampled.panel._export, "_ask_for_path", lambda: str(path))
+    choose(sampled, sampled.ui.exportFormatSelector, "(.nrrd)")
+    sampled.ui.exportButton.click()
+    assert sampled.looks_wrong
+    assert "there is no folder" in sampled.message
+
+
+def test_removed_samples_leave_the_structures(sampled):
+    sampled.panel._samples._samples.remove()
+    sampled.panel.follow_scene()
+    process(sampled)
+    assert sampled.ui.samplesSection.isHidden()
+    assert sampled.ui.exploreSection.isHidden()
+    assert not sampled.ui.resultsSection.isHidden()
+
+
+def test_panel_that_is_left_follows_nothing(sampled):
+    sampled.panel.leave()
+    sampled.panel._samples._samples.browser.SetSelectedItemNumber(2)
+    process(sampled)
+    assert sampled.ui.sampleLabel.text() == "Sample 1 of 5"
+    sampled.panel.refresh()
+    assert sampled.ui.sampleLabel.text() == "Sample 3 of 5"
+
+
+def test_other_volume_shows_nothing_of_the_first(sampled, scene):
+    sampled.parameters.inputVolume = add_volume(scene, blobs(1), MATRIX, "Other")
+    process(sampled)
+    for section in ("results", "samples", "uncertainty", "explore", "export"):
+        assert getattr(sampled.ui, f"{section}Section").isHidden()
