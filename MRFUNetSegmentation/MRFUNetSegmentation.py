@@ -32,15 +32,23 @@ class MRFUNetSegmentation(ScriptedLoadableModule):
         self.parent.categories = [translate("qSlicerAbstractCoreModule", "Segmentation")]
         self.parent.contributors = ["the MRFUNetSegmentation contributors"]
         self.parent.helpText = _(
-            "Segments skull-stripped brain MRI into tissues with neural networks, on this "
-            "computer: load a scan, select it as volume and press Apply. For research; not for "
+            "Segments brain MRI with neural networks, on this computer, and shows how far to trust "
+            "the result: load a scan, select it as volume and press Apply. For research; not for "
             "diagnosis or treatment."
         )
         self.parent.acknowledgementText = _(
             "The networks follow M. Brudfors, Y. Balbastre, J. Ashburner, G. Rees, P. Nachev, "
             "S. Ourselin and M. J. Cardoso: An MRF-UNet Product of Experts for Image "
-            "Segmentation, Medical Imaging with Deep Learning, 2021."
+            "Segmentation, Medical Imaging with Deep Learning, 2021; and S. Kohl et al.: A "
+            "Probabilistic U-Net for Segmentation of Ambiguous Images, NeurIPS 2018."
         )
+        # The Sample Data module may come after this one.
+        slicer.app.connect("startupCompleted()", self._registerSampleData)
+
+    def _registerSampleData(self):
+        from MRFUNetSegmentationLib.gui.sample_data import register_sample_data
+
+        register_sample_data(self.resourcePath(f"Icons/{self.__class__.__name__}.png"))
 
 
 class MRFUNetSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):

@@ -4,6 +4,7 @@ import ast
 import importlib.util
 import sys
 import types
+from pathlib import Path
 
 import pytest
 from gui_tools import MODULE_FILE, UI_FILE, ParameterNode, load_ui
@@ -97,7 +98,12 @@ def load_module(monkeypatch, scene, qt, library):
     add(
         "slicer.ScriptedLoadableModule",
         ScriptedLoadableModule=type(
-            "Module", (), {"__init__": lambda self, parent: setattr(self, "parent", parent)}
+            "Module",
+            (),
+            {
+                "__init__": lambda self, parent: setattr(self, "parent", parent),
+                "resourcePath": lambda self, name: str(MODULE_FILE.parent / "Resources" / name),
+            },
         ),
         ScriptedLoadableModuleWidget=Widget,
         ScriptedLoadableModuleLogic=Logic,
@@ -155,12 +161,23 @@ def test_old_widget_can_be_cleaned_up_after_a_reload(load_module, widget):
     assert widget.observed == []
 
 
-def test_what_the_module_list_shows(load_module):
+def test_what_the_module_list_shows(load_module, monkeypatch):
+    import slicer
+
+    started, offered = [], []
+    application = types.SimpleNamespace(connect=lambda signal, slot: started.append(slot))
+    monkeypatch.setattr(slicer, "app", application, raising=False)
     shown = load_module().MRFUNetSegmentation(types.SimpleNamespace()).parent
     assert shown.categories == ["Segmentation"]
     assert shown.contributors == ["the MRFUNetSegmentation contributors"]
     assert "research" in shown.helpText
     assert "Brudfors" in shown.acknowledgementText
+    logic = types.SimpleNamespace(registerCustomSampleDataSource=lambda **d: offered.append(d))
+    sample_data = types.SimpleNamespace(SampleDataLogic=logic)
+    monkeypatch.setitem(sys.modules, "SampleData", sample_data)
+    started[0]()
+    assert Path(offered[0]["thumbnailFileName"]).is_file()
+    assert offered[0]["uris"].endswith(offered[0]["checksums"].removeprefix("SHA256:"))
 
 
 def test_panel_follows_the_parameter_node(widget):

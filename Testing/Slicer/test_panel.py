@@ -356,6 +356,13 @@ def test_model_that_cannot_be_read_is_a_message(panel, scan):
     assert not panel.ui.applyButton.enabled
 
 
+def test_sample_data_is_offered():
+    (source,) = slicer.modules.sampleDataSources["MRF-UNet Segmentation"]
+    assert source.nodeNames == ["MRHead"]
+    assert source.checksums[0].startswith("SHA256:")
+    assert Path(source.thumbnailFileName).is_file()
+
+
 def test_self_test():
     slicer.util.getModule(MODULE)
     import MRFUNetSegmentation
