@@ -32,32 +32,27 @@ def labels_of(path: Path) -> np.ndarray:
     return sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
 
 
-@pytest.fixture(scope="module")
-def labelled_t1_scores(brain_tissue, shared_data) -> dict[int, float]:
-    """Dice of each scored class on the labelled T1."""
+@pytest.mark.parametrize("model", ["brain-tissue", "brain-tissue-fast"])
+def test_labelled_t1_reaches_the_bar_and_the_card_tells_the_scores(model, shared_data):
     folder = shared_data / "voxelmorph_test_scan"
-    labels = brain_tissue.segment(read_volume_file(folder / "vxm_test_T1.nii.gz")).labels
+    segmenter = Segmenter(load_checkpoint(model), "cpu")
+    labels = segmenter.segment(read_volume_file(folder / "vxm_test_T1.nii.gz")).labels
     values = labels_of(folder / "vxm_test_aseg_label.nii.gz").astype(int)
     reference = tissue_table()[values]
-    return {c: dice(labels == c, reference == c) for c in SCORED}
-
-
-def test_card_tells_the_scores_on_the_labelled_t1(brain_tissue, labelled_t1_scores):
-    metrics = brain_tissue.checkpoint.card.training["metrics"]
-    for tissue, score in labelled_t1_scores.items():
+    scores = {c: dice(labels == c, reference == c) for c in SCORED}
+    assert np.mean(list(scores.values())) >= 0.80
+    metrics = segmenter.checkpoint.card.training["metrics"]
+    for tissue, score in scores.items():
         name = metric_name(tissue, "voxelmorph_test_scan/vxm_test_T1.nii.gz")
         assert metrics[name] == pytest.approx(score, abs=0.005)
-
-
-def test_labelled_t1_reaches_the_bar(labelled_t1_scores):
-    assert np.mean(list(labelled_t1_scores.values())) >= 0.80
 
 
 def test_grey_matter_of_another_t1(brain_tissue, shared_data):
     folder = shared_data / "niimath_bitmap"
     labels = brain_tissue.segment(read_volume_file(folder / "T1.nii.gz")).labels
-    score = dice(labels == GREY_MATTER, labels_of(folder / "GM_prob.nii.gz") > 0.5)
-    assert score == pytest.approx(0.90, abs=0.01)  # the README tells it
+    probability = labels_of(folder / "GM_prob.nii.gz") / 255
+    score = dice(labels == GREY_MATTER, probability > 0.5)
+    assert score == pytest.approx(0.84, abs=0.01)  # the README tells it
 
 
 @pytest.mark.parametrize(
@@ -97,7 +92,7 @@ def agreement_of_tiles(brain_tissue, shared_data) -> dict[int, float]:
 
 
 def test_tiles_agree_with_the_whole_as_far_as_is_told(agreement_of_tiles):
-    assert agreement_of_tiles[GREY_MATTER] == pytest.approx(0.93, abs=0.01)  # the README tells it
+    assert agreement_of_tiles[GREY_MATTER] == pytest.approx(0.95, abs=0.01)  # the README tells it
 
 
 @pytest.mark.xfail(strict=True, reason="instance normalisation sees each tile by itself")

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from MRFUNetSegmentationLib.checkpoints.load import load_checkpoint
 from MRFUNetSegmentationLib.cli.main import main
 from MRFUNetSegmentationLib.errors import MRFUNetError
+from MRFUNetSegmentationLib.networks import MRFUNet
 from MRFUNetSegmentationLib.training import config as config_module
 from MRFUNetSegmentationLib.training.config import ConfigError, load_config
 from MRFUNetSegmentationLib.training.labels import (
@@ -25,7 +27,7 @@ from MRFUNetSegmentationLib.training.labels import (
 )
 from MRFUNetSegmentationLib.training.run import prepare
 from MRFUNetSegmentationLib.training.synthesis import SynthesisConfig, synthesise
-from MRFUNetSegmentationLib.training.trainer import STATE_FILE
+from MRFUNetSegmentationLib.training.trainer import STATE_FILE, finished
 from MRFUNetSegmentationLib.training.validation import metric_name
 
 CONFIGS = Path(config_module.__file__).with_name("configs")
@@ -519,3 +521,25 @@ def test_missing_label_map_is_reported(data, tmp_path, capsys):
     code = main(["train", str(data / "small.toml"), "--data", str(data), "-o", str(tmp_path / "r")])
     assert code == 1
     assert "map.nii.gz" in capsys.readouterr().err
+
+
+def test_offsets_move_the_logits_of_what_is_kept(data):
+    config = load_config(data / "small.toml")
+    network = MRFUNet(config.network).eval()
+    assert finished(network, config) is network
+    offsets = tuple(float(k) for k in range(config.network.classes))
+    moved = finished(network, replace(config, logit_offsets=offsets))
+    image = torch.randn(1, 1, *[network.unet.minimum_size] * 3)
+    difference = moved.logits(image) - network.logits(image)
+    for value, offset in enumerate(offsets):
+        torch.testing.assert_close(
+            difference[:, value], torch.full_like(difference[:, value], offset)
+        )
+
+
+def test_offsets_must_fit_the_network(data):
+    config = load_config(data / "small.toml")
+    with pytest.raises(
+        ConfigError, match=r"logit_offsets: expected one for each of \d classes, got 2"
+    ):
+        replace(config, logit_offsets=(1.0, 0.0))

@@ -185,6 +185,9 @@ class LesionData:
 
     Attributes:
         masks: files in MNI space, below the data folder.
+        slabs: number of different slabs that a 2D network's slices come from. Each is synthesised
+            when it is first drawn and kept; the same slice is marked anew each time. None for a
+            new slab at each draw, which takes twice as long.
         validation_masks: of other patients, for validation.
         validation_label_maps: anatomies that are not trained on; one image each.
         validation_raters: simulated raters of each image in validation.
@@ -194,6 +197,7 @@ class LesionData:
     """
 
     masks: tuple[str, ...]
+    slabs: int | None = None
     validation_masks: tuple[str, ...] = ()
     validation_label_maps: tuple[str, ...] = ()
     validation_raters: int = 4
@@ -203,6 +207,8 @@ class LesionData:
     def __post_init__(self) -> None:
         if not self.masks:
             raise ConfigError("masks: at least one file is needed")
+        if self.slabs is not None and self.slabs < 1:
+            raise ConfigError(f"slabs must be at least 1, got {self.slabs}")
         if bool(self.validation_masks) != bool(self.validation_label_maps):
             raise ConfigError("validation needs both masks and label maps, or neither")
         if both := set(self.masks) & set(self.validation_masks):
@@ -276,6 +282,9 @@ class TrainingConfig:
         validation: scored every `validate_every` steps; for label maps.
         precision: "bf16-mixed" or "32-true".
         dice_weight: weight of the soft Dice loss beside the negative log-likelihood.
+        logit_offsets: added to the logits of each class when a network is validated and kept.
+            Classes have other shares in scans than in synthetic images; by Bayes' rule that moves
+            the logits by a constant, which is chosen on the validation scans. Of an MRF-UNet.
         elbo: of a Probabilistic U-Net.
         weight_decay: L2 penalty of Adam.
         ema: decay of the moving average of weights that validation and the result use.
@@ -297,6 +306,7 @@ class TrainingConfig:
     validation: tuple[ValidationCase, ...] = ()
     precision: str = "bf16-mixed"
     dice_weight: float = 0.0
+    logit_offsets: tuple[float, ...] = ()
     elbo: ElboConfig = field(default_factory=ElboConfig)
     weight_decay: float = 0.0
     ema: float = 0.998
@@ -326,6 +336,13 @@ class TrainingConfig:
             raise ConfigError(f"ema: must lie in 0..1, 1 excluded, got {self.ema}")
         if self.gradient_norm <= 0:
             raise ConfigError(f"gradient_norm: must be above 0, got {self.gradient_norm}")
+        if self.logit_offsets and len(self.logit_offsets) != getattr(self.network, "classes", 0):
+            raise ConfigError(
+                f"logit_offsets: expected one for each of {self.network.classes} classes, got "
+                f"{len(self.logit_offsets)}"
+            )
+        if self.logit_offsets and not isinstance(self.network, MRFUNetConfig):
+            raise ConfigError("logit_offsets: only an MRF-UNet takes them")
         self._check_stages()
         self._check_validation()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 import pickle
@@ -230,10 +231,11 @@ class Trainer:
     def _validate(self, log: RunLog | None, report: Callable[[str], None]) -> None:
         """Score the average and keep it if it is the best; the first process does it for all."""
         if self.fabric.is_global_zero:
+            network = finished(self.average, self.config)
             if self.validation is None:
                 metrics, better = {}, True  # the last one is kept
             else:
-                scores = self.validation(self.average)
+                scores = self.validation(network)
                 metrics, better = scores.metrics, scores.selection > self.best
                 report(f"step {self.step}  validation {scores.selection:.4f}  {metrics}")
                 log.validation(self.step, scores.selection, metrics, scores.picture)
@@ -241,7 +243,7 @@ class Trainer:
             self.stale = 0 if better else self.stale + 1
             if better:
                 card = trained_card(self.config, self.step, metrics)
-                save_checkpoint(self.checkpoint_file, self.average, card)
+                save_checkpoint(self.checkpoint_file, network, card)
         self.best, self.stale = self.fabric.broadcast((self.best, self.stale))
 
     def _save(self) -> None:
@@ -340,6 +342,15 @@ def _built(config: TrainingConfig) -> nn.Module:
 def _layout(config: TrainingConfig) -> torch.memory_format:
     # Channels last makes a training step on the CPU two to four times faster.
     return torch.channels_last if config.network.dim == 2 else torch.channels_last_3d
+
+
+def finished(network: nn.Module, config: TrainingConfig) -> nn.Module:
+    """Return a trained network as it is validated and kept: with the configuration's offsets."""
+    if not config.logit_offsets:
+        return network
+    network = copy.deepcopy(network)
+    network.unet.add_to_logits(config.logit_offsets)
+    return network
 
 
 def _difference(theirs: dict, ours: dict) -> str:
