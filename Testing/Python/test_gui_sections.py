@@ -130,7 +130,9 @@ def test_entropy_is_laid_over_the_views(views, segmented):
     ui = segmented.ui
     assert not ui.uncertaintySection.isHidden()
     assert "sure, which is not the same as right" in ui.overlayRemark.text()
+    display = segmented.parameters.outputSegmentation.GetDisplayNode()
     choose(segmented, ui.overlaySelector, "entropy")
+    assert not display.GetVisibility2DFill()
     assert views.GetForegroundVolumeID() is not None
     assert views.GetForegroundOpacity() == pytest.approx(0.6)
     ui.overlayOpacitySlider.setValue(25)
@@ -147,6 +149,7 @@ def test_entropy_is_laid_over_the_views(views, segmented):
     assert ui.overlayOpacitySlider.value() == 75
     choose(segmented, ui.overlaySelector, "None")
     assert views.GetForegroundVolumeID() is None
+    assert display.GetVisibility2DFill()
     assert not ui.overlayOpacitySlider.isEnabled()
 
 

@@ -101,17 +101,26 @@ def test_entropy_is_laid_over_the_scan(segmented):
     segmented.choose(ui.overlaySelector, "entropy")
     shown = slice_pixels()
     assert (shown != before).any()
+    assert not panel_fill(segmented)
     picture("4-entropy")
+    ui.overlayLegendCheckBox.setChecked(False)
+    process_events(0.1)
+    without_legend = slice_pixels()
+    assert (without_legend != shown).any()
     ui.overlayOpacitySlider.setValue(10)
     process_events(0.1)
     faint = slice_pixels()
     assert (faint != shown).any()
     ui.overlayThresholdSlider.setValue(95)
-    ui.overlayLegendCheckBox.setChecked(False)
     process_events(0.1)
     assert (slice_pixels() != faint).any()
     segmented.choose(ui.overlaySelector, "None")
+    assert panel_fill(segmented)
     np.testing.assert_array_equal(slice_pixels(), before)
+
+
+def panel_fill(panel) -> bool:
+    return bool(panel.parameters.outputSegmentation.GetDisplayNode().GetVisibility2DFill())
 
 
 def test_last_run_can_be_taken_back(segmented):

@@ -260,7 +260,7 @@ class Panel:
         samples = samples_of(node) if node else None
         self._results.show(node)
         self._samples.show(samples)
-        self._uncertainty.show(overlays_of(node) if node else {}, samples is not None)
+        self._uncertainty.show(node, overlays_of(node) if node else {}, samples is not None)
         explorable = samples is not None and _has_made(last, samples)
         self._explore.show(last if explorable else None)
         self._export.show(parameters, samples)

@@ -77,6 +77,10 @@ def show_overlay(scene, overlay_node, opacity: float = OPACITY) -> None:
         composite = scene.GetNthNodeByClass(index, "vtkMRMLSliceCompositeNode")
         composite.SetForegroundVolumeID(overlay_node.GetID() if overlay_node else None)
         composite.SetForegroundOpacity(opacity if overlay_node else 0.0)
+    legend = legend_of(overlay_node) if overlay_node else None
+    if legend is not None:
+        # Views draw a legend when it changes, not when its volume comes to be shown.
+        legend.Modified()
 
 
 def shown_overlay(scene, overlays: Mapping[str, object]) -> tuple[str | None, float]:

@@ -25,6 +25,7 @@ class UncertaintySection:
         """
         self._ui = ui
         self._overlays: dict = {}
+        self._segmentation = self._without_fill = None
         self._observation = Observation(on_change)
         self._map = Choice(ui.overlaySelector, self._choose)
         self._opacity = 0.0
@@ -32,15 +33,17 @@ class UncertaintySection:
         ui.overlayThresholdSlider.connect("valueChanged(int)", self._set_threshold)
         ui.overlayLegendCheckBox.connect("toggled(bool)", self._show_legend)
 
-    def show(self, overlays: dict, sampled: bool) -> None:
+    def show(self, segmentation_node, overlays: dict, sampled: bool) -> None:
         """Show which map the slice views show; without maps the section is hidden.
 
         Args:
+            segmentation_node: the segmentation; while a map is shown it is without its fill, which
+                would hide the map.
             overlays: volumes by the name of their map.
             sampled: whether they are of samples, not of one network's probabilities.
         """
         ui = self._ui
-        self._overlays = overlays
+        self._overlays, self._segmentation = overlays, segmentation_node
         ui.uncertaintySection.setVisible(bool(overlays))
         if not overlays:
             self.leave()
@@ -74,7 +77,19 @@ class UncertaintySection:
         return self._overlays[shown_overlay(slicer.mrmlScene, self._overlays)[0]]
 
     def _choose(self, name: str) -> None:
+        self._clear_fill() if name else self._restore_fill()
         show_overlay(slicer.mrmlScene, self._overlays.get(name), self._opacity)
+
+    def _clear_fill(self) -> None:
+        display = self._segmentation.GetDisplayNode()
+        if display is not None and display.GetVisibility2DFill():
+            self._without_fill = display
+            display.SetVisibility2DFill(False)
+
+    def _restore_fill(self) -> None:
+        if self._without_fill is not None:
+            self._without_fill.SetVisibility2DFill(True)
+            self._without_fill = None
 
     def _set_opacity(self, percent: int) -> None:
         show_overlay(slicer.mrmlScene, self._shown, percent / 100)
