@@ -309,3 +309,15 @@ def test_other_volume_shows_nothing_of_the_first(sampled, scene):
     process(sampled)
     for section in ("results", "samples", "uncertainty", "explore", "export"):
         assert getattr(sampled.ui, f"{section}Section").isHidden()
+
+
+def test_results_of_the_only_volume_are_chosen_with_it(sampled):
+    """As after loading a scene, or `mrfunet view`."""
+    volume, result = sampled.parameters.inputVolume, sampled.parameters.outputSegmentation
+    sampled.parameters.outputSegmentation = None
+    sampled.parameters.inputVolume = None
+    sampled.panel.follow_scene()
+    assert sampled.parameters.inputVolume is volume
+    assert sampled.parameters.outputSegmentation is result
+    process(sampled)
+    assert not sampled.ui.samplesSection.isHidden()

@@ -13,7 +13,7 @@ from .durations import Durations
 from .i18n import _
 from .observation import Observation
 from .panel_state import Message, PanelState, Situation, panel_state
-from .preselection import belongs_to_other_volume, only_volume
+from .preselection import belongs_to_other_volume, only_result, only_volume
 from .run_controller import Logic, RunController
 from .sections.explore import ExploreSection
 from .sections.export import ExportSection
@@ -89,6 +89,8 @@ class Panel:
             volume = only_volume(slicer.mrmlScene)
             if volume:
                 self._parameters.inputVolume = volume
+                if not self._parameters.outputSegmentation:
+                    self._parameters.outputSegmentation = only_result(volume)
         self._show_state()
         self._schedule_results()
 
