@@ -1,6 +1,7 @@
 """CMakeLists.txt: every file is packaged, and the extensions index can read the values."""
 
 import importlib.util
+import json
 import re
 import struct
 from pathlib import Path
@@ -119,3 +120,11 @@ def test_icons_have_the_size_that_slicer_expects(icon):
     header = (REPOSITORY / icon).read_bytes()[:24]
     assert header[:8] == b"\x89PNG\r\n\x1a\n"
     assert struct.unpack(">II", header[16:24]) == (128, 128)
+
+
+def test_entry_of_the_extensions_index_agrees():
+    file = REPOSITORY / "Resources" / "ExtensionsIndex" / "MRFUNetSegmentation.json"
+    entry = json.loads(file.read_text(encoding="utf-8"))
+    assert entry["category"] == extension_value("CATEGORY")
+    assert entry["scm_url"] == extension_value("HOMEPAGE") + ".git"
+    assert entry["build_dependencies"] == extension_value("DEPENDS").split()
