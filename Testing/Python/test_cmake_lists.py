@@ -10,6 +10,7 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TOP_LEVEL = REPOSITORY / "CMakeLists.txt"
+INDEX_ENTRY = REPOSITORY / "Resources" / "ExtensionsIndex" / "MRFUNetSegmentation.json"
 
 spec = importlib.util.spec_from_file_location(
     "update_cmake_lists", REPOSITORY / "Testing" / "update_cmake_lists.py"
@@ -92,16 +93,14 @@ def test_extension_images_are_files_of_this_repository():
         assert (REPOSITORY / url.removeprefix(prefix)).is_file(), f"no such file: {url}"
 
 
-def test_public_address_stands_in_one_file():
+def test_public_address_stands_where_the_extensions_index_reads_it_and_nowhere_else():
     address = extension_value("HOMEPAGE").removeprefix("https://")
     files = update_cmake_lists.repository_files()
     texts = [
         f for f in files if f.suffix in (".py", ".md", ".toml", ".txt", ".ui", ".json", ".yml")
     ]
-    assert TOP_LEVEL in texts
-    assert [f for f in texts if address in f.read_text(encoding="utf-8", errors="replace")] == [
-        TOP_LEVEL
-    ]
+    naming = {f for f in texts if address in f.read_text(encoding="utf-8", errors="replace")}
+    assert naming == {TOP_LEVEL, INDEX_ENTRY}
 
 
 def test_text_files_have_unix_line_ends():
@@ -123,8 +122,7 @@ def test_icons_have_the_size_that_slicer_expects(icon):
 
 
 def test_entry_of_the_extensions_index_agrees():
-    file = REPOSITORY / "Resources" / "ExtensionsIndex" / "MRFUNetSegmentation.json"
-    entry = json.loads(file.read_text(encoding="utf-8"))
+    entry = json.loads(INDEX_ENTRY.read_text(encoding="utf-8"))
     assert entry["category"] == extension_value("CATEGORY")
     assert entry["scm_url"] == extension_value("HOMEPAGE") + ".git"
     assert entry["build_dependencies"] == extension_value("DEPENDS").split()
