@@ -31,9 +31,14 @@ class FakeRun:
         self.cancelled = True
 
     def finish(self):
-        card = types.SimpleNamespace(segments=("a", "b", "c"))
+        card = types.SimpleNamespace(name="brain-tissue", segments=("a", "b", "c"))
         self.result = types.SimpleNamespace(
-            card=card, device="cpu", warnings=["Thick slices."], number=self.number
+            card=card,
+            sha256="ab12",
+            device="cpu",
+            timings={"U-Net": 1.5},
+            warnings=["Thick slices."],
+            number=self.number,
         )
         self.outputNode = "segmentation"
         self.state = "done"
@@ -97,6 +102,8 @@ def test_run_that_succeeds(controller, logic, results):
     assert results == ["segmentation"]
     assert controller.outcome.text.startswith("3 structures segmented")
     assert "Thick slices." in controller.outcome.text
+    assert "brain-tissue ab12" in controller.outcome.details
+    assert "U-Net: 1.50 s" in controller.outcome.details
 
 
 def test_devices_are_asked_after_the_first_success_only(controller, logic):

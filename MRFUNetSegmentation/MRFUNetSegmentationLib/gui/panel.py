@@ -309,7 +309,7 @@ class Panel:
         label.setText(message.text)
         label.setToolTip(message.details)
         label.setStyleSheet(f"color: {_error_color()}" if message.is_error else "")
-        self.ui.copyMessageButton.setVisible(message.is_error)
+        self.ui.copyMessageButton.setVisible(bool(message.details) or message.is_error)
 
     def _copy_message(self) -> None:
         message = self._message

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import platform
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Protocol
 
+from .. import __version__
 from ..errors import Cancelled, MRFUNetError, WorkerError
 from .durations import Durations
 from .i18n import _
@@ -198,6 +200,7 @@ class RunController:
             result.warnings,
             getattr(result, "number", 0),
         )
+        self.outcome = replace(self.outcome, details=_details(result))
         self._on_result(run.outputNode)
         if self.devices is None:
             self._ask_devices()
@@ -227,6 +230,14 @@ class RunController:
 
 def _kind(model: str, device: str, number: int) -> str:
     return f"{model} {device} {number}"
+
+
+def _details(result: Any) -> str:
+    """Return what helps to tell somebody else about a run that succeeded."""
+    lines = [f"MRFUNetSegmentation {__version__}, Python {platform.python_version()}"]
+    lines += [platform.platform(), f"{result.card.name} {result.sha256}"]
+    lines += [f"{stage}: {seconds:.2f} s" for stage, seconds in result.timings.items()]
+    return "\n".join(lines)
 
 
 def _voxels(volume: Any) -> int:
