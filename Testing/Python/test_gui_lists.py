@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 from MRFUNetSegmentationLib.gui import model_list
 from MRFUNetSegmentationLib.gui.device_list import device_entries, gpu_remark
+from MRFUNetSegmentationLib.gui.export_choices import (
+    ALL_SAMPLES,
+    DICOM,
+    SAMPLE,
+    SEGMENTATION,
+    export_choices,
+)
 from MRFUNetSegmentationLib.gui.model_list import describe_model, model_entries
+from MRFUNetSegmentationLib.gui.suitability import suitability
 from mrml_scene import add_volume
 
 ANSWER = {
@@ -125,3 +133,28 @@ def test_segmentation_belongs_to_its_reference_volume(scene):
     segmentation.SetReferenceImageGeometryParameterFromVolumeNode(one)
     assert not belongs_to_other_volume(segmentation, one)
     assert belongs_to_other_volume(segmentation, other)
+
+
+def test_suitability_tells_what_matters():
+    text = suitability((192, 256, 160), (1.0, 1.0, 1.0), "T1")
+    assert text == "1 x 1 x 1 mm voxels, 192 x 256 x 160 mm. The model is made for: T1."
+    assert "slices are thick (5.5 mm)" in suitability((240, 240, 28), (0.9, 0.9, 5.5), "T1")
+    assert "covers 60 mm" in suitability((192, 256, 60), (1.0, 1.0, 1.0), "T1")
+    assert "large" in suitability((512, 512, 400), (0.5, 0.5, 0.5), "T1")
+
+
+def test_export_choices():
+    plain = export_choices(sampled=False, content=SEGMENTATION, from_dicom=False)
+    assert [value for value, _label in plain.contents] == [SEGMENTATION]
+    assert DICOM not in dict(plain.formats)
+    sampled = export_choices(sampled=True, content=SEGMENTATION, from_dicom=True)
+    assert [value for value, _label in sampled.contents] == [SEGMENTATION, SAMPLE, ALL_SAMPLES]
+    assert DICOM in dict(sampled.formats)
+    every = export_choices(sampled=True, content=ALL_SAMPLES, from_dicom=True)
+    assert DICOM not in dict(every.formats)  # one file holds one segmentation
+
+
+def test_card_is_told_in_full():
+    card_text = describe_model("brain-tissue").card_text
+    for part in ("Trained on: 16 label maps", "Scores: Dice of grey matter", "Licence: Apache-2.0"):
+        assert part in card_text
