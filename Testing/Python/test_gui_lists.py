@@ -7,6 +7,7 @@ from MRFUNetSegmentationLib.gui.device_list import device_entries, gpu_remark
 from MRFUNetSegmentationLib.gui.export_choices import (
     ALL_SAMPLES,
     DICOM,
+    LABEL_MAP_NODE,
     SAMPLE,
     SEGMENTATION,
     export_choices,
@@ -144,14 +145,16 @@ def test_suitability_tells_what_matters():
 
 
 def test_export_choices():
-    plain = export_choices(sampled=False, content=SEGMENTATION, from_dicom=False)
+    plain = export_choices(False, ALL_SAMPLES, DICOM, from_dicom=False)
     assert [value for value, _label in plain.contents] == [SEGMENTATION]
     assert DICOM not in dict(plain.formats)
-    sampled = export_choices(sampled=True, content=SEGMENTATION, from_dicom=True)
+    # What was chosen of another segmentation does not count where it is not offered.
+    assert (plain.content, plain.format) == (SEGMENTATION, LABEL_MAP_NODE)
+    sampled = export_choices(True, SAMPLE, DICOM, from_dicom=True)
     assert [value for value, _label in sampled.contents] == [SEGMENTATION, SAMPLE, ALL_SAMPLES]
-    assert DICOM in dict(sampled.formats)
-    every = export_choices(sampled=True, content=ALL_SAMPLES, from_dicom=True)
-    assert DICOM not in dict(every.formats)  # one file holds one segmentation
+    assert (sampled.content, sampled.format) == (SAMPLE, DICOM)
+    every = export_choices(True, ALL_SAMPLES, DICOM, from_dicom=True)
+    assert every.format == LABEL_MAP_NODE  # one file holds one segmentation
 
 
 def test_card_is_told_in_full():

@@ -260,7 +260,7 @@ def test_choosing_a_model_of_the_list(harness, tiny_checkpoint, monkeypatch):
     assert harness.looks_wrong
     assert harness.ui.modelDescription.isHidden()
     harness.panel._model_section._files.append(str(tiny_checkpoint))
-    harness.panel.refresh()
+    harness.panel._model_section.show(harness.parameters.model)
     names = [harness.ui.modelSelector.itemText(i) for i in range(9)]
     index = next(i for i, name in enumerate(names) if tiny_checkpoint.name in name)
     choose(harness, harness.ui.modelSelector, index)

@@ -11,7 +11,8 @@ from MRFUNetSegmentationLib.gui.run_controller import RunController
 DEVICES = {"devices": [], "why_no_gpu": "no driver.", "torch": "2.9.0"}
 
 IMAGE = types.SimpleNamespace(
-    GetImageData=lambda: types.SimpleNamespace(GetNumberOfPoints=lambda: 1000)
+    GetImageData=lambda: types.SimpleNamespace(GetNumberOfPoints=lambda: 1000),
+    GetSpacing=lambda: (10.0, 10.0, 10.0),
 )
 SCAN = (IMAGE, "brain-tissue", "cpu")
 

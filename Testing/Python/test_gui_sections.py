@@ -129,10 +129,10 @@ def test_structures_are_hidden_and_styled(segmented, qt):
 def test_entropy_is_laid_over_the_views(views, segmented):
     ui = segmented.ui
     assert not ui.uncertaintySection.isHidden()
-    assert "sure, which is not the same as right" in ui.overlayRemark.text()
     display = segmented.parameters.outputSegmentation.GetDisplayNode()
     choose(segmented, ui.overlaySelector, "entropy")
     assert not display.GetVisibility2DFill()
+    assert "sure, which is not the same as right" in ui.overlayRemark.text()
     assert views.GetForegroundVolumeID() is not None
     assert views.GetForegroundOpacity() == pytest.approx(0.6)
     ui.overlayOpacitySlider.setValue(25)
@@ -301,6 +301,8 @@ def test_panel_that_is_left_follows_nothing(sampled):
     process(sampled)
     assert sampled.ui.sampleLabel.text() == "Sample 1 of 5"
     sampled.panel.refresh()
+    assert sampled.ui.sampleLabel.text() == "Sample 1 of 5"
+    sampled.panel.set_parameters(sampled.parameters)
     assert sampled.ui.sampleLabel.text() == "Sample 3 of 5"
 
 
@@ -321,3 +323,109 @@ def test_results_of_the_only_volume_are_chosen_with_it(sampled):
     assert sampled.parameters.outputSegmentation is result
     process(sampled)
     assert not sampled.ui.samplesSection.isHidden()
+
+
+def test_segment_that_the_samples_know_nothing_of_has_no_interval(sampled):
+    """VTK's tables would end the process."""
+    segmentation = sampled.parameters.outputSegmentation.GetSegmentation()
+    segmentation.GetNthSegment(0).SetName("Renamed")
+    process(sampled)
+    assert [row[0] for row in rows(sampled)] == ["Renamed", "White matter"]
+    assert [row[2] != "" for row in rows(sampled)] == [False, True]
+
+
+def test_exploration_begins_again_after_it_was_ended_at_once(sampled):
+    explore = sampled.panel._explore
+    for _ in range(3):
+        sampled.ui.exploreButton.click()
+    sampled.wait(lambda: explore.explorer.preview.node is not None)
+
+
+def test_exploration_that_cannot_begin_is_a_message(sampled, scene):
+    sampled.ui.exploreButton.click()
+    sampled.wait(lambda: not sampled.panel._explore.explorer.busy)
+    scene.RemoveNode(sampled.parameters.inputVolume)
+    sampled.ui.latentSlider1.setValue(100)
+    sampled.wait(lambda: sampled.panel._explore.explorer is None)
+    assert "no longer in the scene" in sampled.message
+    assert not sampled.ui.exploreButton.isChecked()
+
+
+def test_scene_saved_while_exploring_shows_its_segmentation_again(sampled):
+    sampled.ui.exploreButton.click()
+    display = sampled.parameters.outputSegmentation.GetDisplayNode()
+    assert not display.GetVisibility()
+    sampled.panel._explore.explorer = None  # as in another session
+    sampled.panel.set_parameters(sampled.parameters)
+    assert display.GetVisibility()
+
+
+def test_window_of_a_map_is_not_its_maximum(views, segmented):
+    """Users change the window of the foreground with the mouse."""
+    from MRFUNetSegmentationLib.mrml.overlays import threshold
+
+    choose(segmented, segmented.ui.overlaySelector, "entropy")
+    (overlay,) = segmented.panel._uncertainty._overlays.values()
+    overlay.GetDisplayNode().SetWindowLevelMinMax(0.0, 0.0)
+    segmented.ui.overlayThresholdSlider.setValue(50)
+    assert threshold(overlay) == pytest.approx(0.5)
+    assert overlay.GetDisplayNode().GetLowerThreshold() == pytest.approx(0.5 * np.log2(5))
+
+
+def test_fill_returns_when_the_map_goes(views, segmented):
+    display = segmented.parameters.outputSegmentation.GetDisplayNode()
+    choose(segmented, segmented.ui.overlaySelector, "entropy")
+    assert not display.GetVisibility2DFill()
+    views.SetForegroundVolumeID(None)  # by the view's own controls
+    process(segmented)
+    assert display.GetVisibility2DFill()
+
+
+def test_segmentation_that_was_a_consensus_leaves_its_samples(sampled, tiny_checkpoint):
+    sampled.parameters.model = str(tiny_checkpoint)
+    sampled.apply()
+    sampled.wait_for_end()
+    process(sampled)
+    assert len(rows(sampled)) == 4
+    assert {row[2] for row in rows(sampled)} == {""}
+    assert sampled.ui.samplesSection.isHidden()
+    entries = [sampled.ui.overlaySelector.itemText(i) for i in range(9)]
+    assert [entry.partition("_")[0] for entry in entries if entry] == ["None", "Scan entropy"]
+
+
+def test_export_is_on_the_grid_of_the_segmentations_own_volume(segmented, scene):
+    first, node = segmented.parameters.inputVolume, segmented.parameters.outputSegmentation
+    other = add_volume(scene, np.zeros((5, 6, 7), np.int16), MATRIX, "Other")
+    segmented.parameters.inputVolume = other
+    segmented.parameters.outputSegmentation = node
+    process(segmented)
+    segmented.ui.exportButton.click()
+    labelmap = scene.GetFirstNodeByClass("vtkMRMLLabelMapVolumeNode")
+    assert labelmap.GetImageData().GetDimensions() == first.GetImageData().GetDimensions()
+
+
+def test_segmentation_of_a_removed_volume_is_not_written_to(segmented, scene):
+    scene.RemoveNode(segmented.parameters.inputVolume)
+    segmented.parameters.inputVolume = add_volume(scene, blobs(1), MATRIX, "Other")
+    assert segmented.parameters.outputSegmentation is None
+
+
+def test_error_said_during_a_run_is_not_lost(segmented, tmp_path, monkeypatch):
+    path = tmp_path / "none" / "out.nrrd"
+    monkeypatch.setattr(segmented.panel._export, "_ask_for_path", lambda: str(path))
+    choose(segmented, segmented.ui.exportFormatSelector, "(.nrrd)")
+    segmented.apply()
+    segmented.ui.exportButton.click()
+    assert "there is no folder" in segmented.message
+    segmented.wait_for_end()
+    assert "there is no folder" in segmented.message
+    assert "structures segmented" in segmented.message
+
+
+def test_installation_that_takes_long_does_not_stop_the_run(harness, volume, monkeypatch):
+    """It asks with a dialog, in which the application goes on."""
+    monkeypatch.setattr(harness.panel._controller, "_install", harness.panel._poll)
+    harness.panel.follow_scene()
+    harness.apply()
+    harness.wait_for_end()
+    assert "structures segmented" in harness.message

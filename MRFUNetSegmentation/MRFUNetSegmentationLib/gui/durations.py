@@ -8,7 +8,7 @@ from contextlib import suppress
 
 
 class Durations:
-    """Seconds per voxel of the last run of each kind, kept between sessions as a text."""
+    """Seconds per ml of the last run of each kind, kept between sessions as a text."""
 
     def __init__(self, text: str = "", save: Callable[[str], None] = lambda text: None) -> None:
         """Read what was kept.
@@ -22,18 +22,18 @@ class Durations:
         with suppress(ValueError, TypeError, AttributeError):
             self._seconds = {str(k): float(v) for k, v in json.loads(text).items()}
 
-    def note(self, kind: str, voxels: int, seconds: float) -> None:
+    def note(self, kind: str, size: float, seconds: float) -> None:
         """Note how long a run took.
 
         Args:
             kind: what it depends on beside the size: model, device, number of samples.
-            voxels: of the volume.
+            size: of the volume, in ml.
             seconds: that it took.
         """
-        self._seconds[kind] = seconds / voxels
+        self._seconds[kind] = seconds / size
         self._save(json.dumps(self._seconds))
 
-    def estimate(self, kind: str, voxels: int) -> float | None:
+    def estimate(self, kind: str, size: float) -> float | None:
         """Return the seconds that a run may take; None if there was none of this kind."""
-        per_voxel = self._seconds.get(kind)
-        return None if per_voxel is None else per_voxel * voxels
+        per_ml = self._seconds.get(kind)
+        return None if per_ml is None else per_ml * size

@@ -18,24 +18,38 @@ FILE_FORMATS = {
 
 @dataclass(frozen=True)
 class ExportChoices:
-    """The entries of the section's lists, pairs of value and label."""
+    """The entries of the section's lists, pairs of value and label, and which counts.
+
+    Attributes:
+        contents: what can be exported.
+        formats: as what.
+        content: what is chosen of them: the first where the choice is not there.
+        format: likewise.
+    """
 
     contents: list[tuple[str, str]]
     formats: list[tuple[str, str]]
+    content: str
+    format: str
 
 
-def export_choices(sampled: bool, content: str, from_dicom: bool) -> ExportChoices:
+def export_choices(
+    sampled: bool, content: str, export_format: str, from_dicom: bool
+) -> ExportChoices:
     """Return what there is to choose from.
 
     Args:
         sampled: whether there are samples.
-        content: what is chosen to be exported.
+        content: what was chosen to be exported, perhaps of another segmentation.
+        export_format: as what.
         from_dicom: whether the volume was loaded from DICOM.
     """
     contents = [(SEGMENTATION, _("Consensus") if sampled else _("Segmentation"))]
     if sampled:
         contents += [(SAMPLE, _("Sample that is shown")), (ALL_SAMPLES, _("All samples"))]
+    content = content if content in dict(contents) else SEGMENTATION
     formats = [(LABEL_MAP_NODE, _("Label map in the scene")), *FILE_FORMATS.items()]
     if from_dicom and content != ALL_SAMPLES:
         formats.append((DICOM, _("DICOM segmentation")))
-    return ExportChoices(contents, formats)
+    export_format = export_format if export_format in dict(formats) else LABEL_MAP_NODE
+    return ExportChoices(contents, formats, content, export_format)

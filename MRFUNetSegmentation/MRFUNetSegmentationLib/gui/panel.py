@@ -7,7 +7,9 @@ import slicer
 import vtk
 
 from ..inference.sampled import CONSENSUS_METHODS
+from ..mrml.hiding import show_hidden
 from ..mrml.results import overlays_of, samples_of
+from ..mrml.side_by_side import leave_layout
 from .device_list import device_entries, gpu_remark
 from .durations import Durations
 from .i18n import _
@@ -50,6 +52,7 @@ class Panel:
         """
         self.ui = ui
         self._parameters = None
+        self._visible = False
         self._choices: tuple = ()
         self._message = Message("")
         self._controller = RunController(logic, ensure_installed, self._take_result, _durations())
@@ -58,9 +61,13 @@ class Panel:
         self._devices = Choice(ui.deviceSelector, self._choose_device)
         self._consensus = Choice(ui.consensusSelector, self._choose_consensus)
         self._results = ResultsSection(ui, self._schedule_results)
-        self._samples = SamplesSection(ui, self._say, self._schedule_results)
+        self._samples = SamplesSection(
+            ui, self._say, self._schedule_results, lambda: self._explore.close()
+        )
         self._uncertainty = UncertaintySection(ui, self._schedule_results)
-        self._explore = ExploreSection(ui, logic, self._say, self._wake)
+        self._explore = ExploreSection(
+            ui, logic, self._say, self._wake, self._samples.end_comparison
+        )
         self._export = ExportSection(ui, self._say)
         self._timer = qt.QTimer()
         self._timer.connect("timeout()", self._poll)
@@ -76,7 +83,12 @@ class Panel:
     def set_parameters(self, parameters) -> None:
         """Show the choices of another parameter node, or of none."""
         self._parameters = parameters
+        self._visible = parameters is not None
         self._choices = ()
+        if parameters is not None:
+            # A scene may have been saved while these were in use.
+            show_hidden(slicer.mrmlScene)
+            leave_layout(slicer.mrmlScene)
         self.refresh()
         self.follow_scene()
 
@@ -98,7 +110,8 @@ class Panel:
         """Show the choices and the state as they are now."""
         if self._parameters:
             self._compare_choices()
-            self._model_section.show(self._parameters.model)
+            if self._parameters.model != self._model_section.chosen.model:
+                self._model_section.show(self._parameters.model)
             self._show_input()
             self._show_options()
         self._show_results()
@@ -113,11 +126,12 @@ class Panel:
     def leave(self) -> None:
         """Stop to follow the nodes, while the panel is not visible."""
         self._input.stop()
-        self._results_timer.stop()
+        self._visible = False
         self._explore.close()
         self._samples.close()
         for section in (self._results, self._uncertainty):
             section.leave()
+        self._results_timer.stop()
 
     def close(self) -> None:
         """End everything: the run, the worker, the timers."""
@@ -158,11 +172,11 @@ class Panel:
             return
         parameters = self._parameters
         self._explore.close()
+        self._samples.end_comparison()
         if self._model_section.chosen.samples:
             options = {"seed": parameters.seed, "consensus": parameters.consensus}
         else:
-            options = {"maps": (_MAP,) if parameters.mapUncertainty else ()}
-        self._wake()
+            options = {"maps": self._maps}
         self._controller.start(
             parameters.inputVolume,
             parameters.model,
@@ -172,7 +186,15 @@ class Panel:
             replaceNonFinite=parameters.replaceNonFinite,
             **options,
         )
+        # Not before: an installation may take minutes, in which there is nothing to poll.
+        self._wake()
         self._show_state()
+
+    @property
+    def _maps(self) -> tuple[str, ...]:
+        """Maps of uncertainty that a run adds, with a model that gives one segmentation."""
+        wanted = self._parameters.mapUncertainty and not self._model_section.chosen.samples
+        return (_MAP,) if wanted else ()
 
     @property
     def _number(self) -> int:
@@ -250,23 +272,29 @@ class Panel:
         ui.mapUncertaintyCheckBox.setVisible(not samples)
 
     def _schedule_results(self) -> None:
-        self._results_timer.start()
+        if self._visible:
+            self._results_timer.start()
 
     def _show_results(self) -> None:
         """Show what the scene holds of the segmentation that is chosen as output."""
+        if not self._visible and self._parameters is not None:
+            return
         parameters, last = self._parameters, self._controller.last
         node = parameters.outputSegmentation if parameters else None
         # Without a scene it has been removed.
         if node is not None and node.GetScene() is None:
             node = None
         samples = samples_of(node) if node else None
-        self._results.show(node)
-        self._samples.show(samples)
-        self._uncertainty.show(node, overlays_of(node) if node else {}, samples is not None)
+        self._results.show(node, samples)
+        overlays = overlays_of(node, samples) if node else {}
+        self._uncertainty.show(node, overlays, samples is not None)
         explorable = samples is not None and _has_made(last, samples)
         self._explore.show(last if explorable else None)
-        self._export.show(parameters, samples)
-        can_take_back = last is not None and last.outputNode is node and last.can_take_back
+        self._samples.show(samples, self._explore.explorer is not None)
+        self._export.show(parameters, node, samples)
+        can_take_back = (
+            last is not None and last.outputNode is node and getattr(last, "can_take_back", False)
+        )
         self.ui.takeBackButton.setVisible(can_take_back)
 
     def _show_state(self) -> None:
@@ -275,7 +303,7 @@ class Panel:
         estimate = None
         if volume is not None and not controller.running:
             estimate = controller.estimate(
-                volume, parameters.model, parameters.device, self._number
+                volume, parameters.model, parameters.device, self._number, len(self._maps)
             )
         self._show(
             panel_state(

@@ -91,7 +91,7 @@ class PanelState:
 def panel_state(situation: Situation) -> PanelState:
     """Return what to show."""
     if situation.progress:
-        return _running(situation.progress)
+        return _running(situation.progress, situation.outcome)
     obstacle = _obstacle(situation)
     return PanelState(
         button_text=_("Apply"),
@@ -135,7 +135,7 @@ def error_message(error: Exception) -> Message:
     return Message(text, is_error=not isinstance(error, Cancelled), details=details)
 
 
-def _running(progress: Progress) -> PanelState:
+def _running(progress: Progress, said: Message | None) -> PanelState:
     percent = round(100 * min(max(progress.fraction, 0.0), 1.0))
     stage = _("Cancelling") if progress.cancelling else progress.stage
     return PanelState(
@@ -145,6 +145,7 @@ def _running(progress: Progress) -> PanelState:
         choices_enabled=False,
         percent=percent,
         progress_text=f"{stage} … {percent} %{_remaining(progress)}",
+        message=said or Message(""),
     )
 
 

@@ -34,7 +34,7 @@ class MRFUNetSegmentationParameterNode:
     device: str = "auto"
     replaceNonFinite: bool = False
     samples: Annotated[int, WithinRange(1, 1000)] = 32
-    seed: int = 0
+    seed: Annotated[int, WithinRange(0, 2**31 - 1)] = 0
     consensus: str = "mean"
     mapUncertainty: bool = True
     exportContent: str = "segmentation"

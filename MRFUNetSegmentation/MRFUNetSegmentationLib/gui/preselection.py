@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from ..mrml.overlays import MAP
-from ..mrml.segmentations import read_provenance
+from ..mrml.samples import SAMPLE
+from ..mrml.segmentations import MODEL, read_provenance, reference_volume
 
 
 def only_volume(scene):
@@ -27,18 +28,15 @@ def only_result(volume_node):
         node = scene.GetNthNodeByClass(n, "vtkMRMLSegmentationNode")
         # Nodes that show a sample have provenance too, and the number of the sample.
         provenance = read_provenance(node)
-        is_result = "Model" in provenance and "Sample" not in provenance
-        if is_result and _reference(node) is volume_node:
+        is_result = MODEL in provenance and SAMPLE not in provenance
+        if is_result and reference_volume(node) is volume_node:
             results.append(node)
     return results[0] if len(results) == 1 else None
 
 
 def belongs_to_other_volume(segmentation_node, volume_node) -> bool:
     """Return whether a segmentation was made of a volume other than this one."""
-    reference = _reference(segmentation_node)
-    return reference is not None and reference is not volume_node
-
-
-def _reference(segmentation_node):
-    role = segmentation_node.GetReferenceImageGeometryReferenceRole()
-    return segmentation_node.GetNodeReference(role)
+    reference = reference_volume(segmentation_node)
+    if reference is None:  # it may have been removed after the run
+        return MODEL in read_provenance(segmentation_node)
+    return reference is not volume_node

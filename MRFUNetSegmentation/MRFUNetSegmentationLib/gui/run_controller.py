@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import platform
 import time
 from collections.abc import Callable
@@ -49,6 +50,9 @@ class Logic(Protocol):
     def sample(self, volume: Any, **options: Any) -> Run:
         """Start a run that draws samples."""
 
+    def explore(self, run: Any) -> Any:
+        """Return sliders through the latent space of a run that drew samples."""
+
     def cleanup(self) -> None:
         """End the worker."""
 
@@ -86,7 +90,7 @@ class RunController:
         self._install = install
         self._on_result = on_result
         self._durations = durations or Durations()
-        self._kind, self._voxels = "", 1
+        self._kind, self._size = "", 1.0
         self.last: Run | None = None
         self._run: Run | None = None
         self._devices_job: Any = None
@@ -125,7 +129,8 @@ class RunController:
             call = self._logic.segment
             if number:
                 call, options = self._logic.sample, {**options, "number": number}
-            self._kind, self._voxels = _kind(model, device, number), _voxels(volume)
+            maps = len(options.get("maps", ()))
+            self._kind, self._size = _kind(model, device, number, maps), _size(volume)
             self._run = call(
                 volume,
                 model=model,
@@ -139,9 +144,11 @@ class RunController:
         else:
             self.progress = Progress(_("Starting"))
 
-    def estimate(self, volume: Any, model: str, device: str, number: int = 0) -> float | None:
+    def estimate(
+        self, volume: Any, model: str, device: str, number: int = 0, maps: int = 0
+    ) -> float | None:
         """Return the seconds that such a run may take, by the last one of its kind; or None."""
-        return self._durations.estimate(_kind(model, device, number), _voxels(volume))
+        return self._durations.estimate(_kind(model, device, number, maps), _size(volume))
 
     def take_back(self) -> None:
         """Put the segments back that the last run has replaced."""
@@ -192,7 +199,8 @@ class RunController:
         result, seconds = run.result, time.monotonic() - self._started
         self._run = self.progress = None
         self.last = run
-        self._durations.note(self._kind, self._voxels, seconds)
+        said = self.outcome
+        self._durations.note(self._kind, self._size, seconds)
         self.outcome = done_message(
             len(result.card.segments),
             seconds,
@@ -201,6 +209,8 @@ class RunController:
             getattr(result, "number", 0),
         )
         self.outcome = replace(self.outcome, details=_details(result))
+        if said is not None and said.is_error:  # of an export during the run, say
+            self.outcome = replace(said, text=f"{said.text}\n{self.outcome.text}")
         self._on_result(run.outputNode)
         if self.devices is None:
             self._ask_devices()
@@ -228,8 +238,8 @@ class RunController:
             self._devices_job = None
 
 
-def _kind(model: str, device: str, number: int) -> str:
-    return f"{model} {device} {number}"
+def _kind(model: str, device: str, number: int, maps: int) -> str:
+    return f"{model} {device} {number} {maps}"
 
 
 def _details(result: Any) -> str:
@@ -240,6 +250,9 @@ def _details(result: Any) -> str:
     return "\n".join(lines)
 
 
-def _voxels(volume: Any) -> int:
+def _size(volume: Any) -> float:
+    """Return a volume's size in ml: the network has voxels of its own, whatever the scan's."""
     image = volume.GetImageData() if volume is not None else None
-    return max(1, image.GetNumberOfPoints()) if image is not None else 1
+    if image is None:
+        return 1.0
+    return max(1.0, image.GetNumberOfPoints() * math.prod(volume.GetSpacing()) / 1000)

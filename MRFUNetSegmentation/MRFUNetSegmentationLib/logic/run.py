@@ -7,18 +7,19 @@ import time
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import numpy as np
-import slicer
 
 from .. import __version__
 from ..errors import Cancelled, InputError, MRFUNetError, OutputError
 from ..inference.sampled import SampledResult
 from ..inference.volume import Volume
 from ..mrml.geometry import ijk_to_ras
-from ..mrml.posterior import write_with_maps
+from ..mrml.posterior import remove_maps, write_with_maps
 from ..mrml.samples import SampleSet, write_samples
+from ..mrml.segmentations import MODEL
 from ..mrml.volumes import check_volume_node, read_volume, voxels
 from ..worker.client import Job, JobResult
 
@@ -75,7 +76,6 @@ class Run(ABC):
         self.result: JobResult | SampledResult | None = None
         self.error: MRFUNetError | None = None
         self.onProgress: ProgressCallback | None = None
-        self._before = None
         self._job = submit(volume)
         self._job.on_progress = self._report
 
@@ -121,19 +121,6 @@ class Run(ABC):
             raise self.error
         return self.outputNode
 
-    @property
-    def can_take_back(self) -> bool:
-        """Whether the run has replaced segments of a segmentation that is still in the scene."""
-        return self._before is not None and self._scene.IsNodePresent(self.outputNode)
-
-    def take_back(self) -> None:
-        """Put the segments of the given output node back as they were before the run.
-
-        Samples and maps that the run has made stay.
-        """
-        self.outputNode.GetSegmentation().DeepCopy(self._before)
-        self._before = None
-
     def _report(self, stage: str, fraction: float) -> None:
         if self.onProgress:
             self.onProgress(stage, fraction)
@@ -156,9 +143,7 @@ class Run(ABC):
                     f"The volume {self._volume_node.GetName()} was changed during the run, so the "
                     "result was dropped. Run it again."
                 )
-            before = _copy(self._given_node)
             self.outputNode = self._write(result)
-            self._before = before
         except MRFUNetError as error:
             return error
         except Exception as error:
@@ -171,33 +156,48 @@ class Run(ABC):
         return None
 
 
-def _copy(segmentation_node):
-    """Return a copy of a segmentation node's segments; None if it has none, or there is none."""
-    if segmentation_node is None or not segmentation_node.GetSegmentation().GetNumberOfSegments():
-        return None
-    copy = slicer.vtkSegmentation()
-    copy.DeepCopy(segmentation_node.GetSegmentation())
-    return copy
-
-
 class SegmentationRun(Run):
     """One segmentation of a volume; its `result` is a `JobResult`."""
 
+    _take_back: ExitStack | None = None
+
+    @property
+    def can_take_back(self) -> bool:
+        """Whether the run has replaced segments of a segmentation that is still in the scene."""
+        return self._take_back is not None and self._scene.IsNodePresent(self.outputNode)
+
+    def take_back(self) -> None:
+        """Put the given output node back as it was before the run; edits made since are lost.
+
+        The run's maps go. Samples that the segmentation was the consensus of are not joined again.
+        """
+        remove_maps(self.outputNode)
+        self._take_back.close()
+        self._take_back = None
+
     def _write(self, result: JobResult):
+        take_back = ExitStack()
         provenance = {
-            "Model": result.card.name,
+            MODEL: result.card.name,
             "SHA256": result.sha256,
             "Device": result.device,
             "Version": __version__,
         }
-        return write_with_maps(
+        had_segments = (
+            self._given_node is not None
+            and self._given_node.GetSegmentation().GetNumberOfSegments() > 0
+        )
+        node = write_with_maps(
             result.labels,
             result.maps,
             result.card.classes,
             self._volume_node,
             self._given_node,
             provenance,
+            take_back,
         )
+        self._take_back = take_back if had_segments else None
+        return node
 
 
 class SamplingRun(Run):
@@ -238,6 +238,7 @@ class SamplingRun(Run):
         self.samples = write_samples(
             result, self._volume_node, self._given_node, overlays=self._overlays
         )
+        remove_maps(self.samples.consensus)
         return self.samples.consensus
 
 

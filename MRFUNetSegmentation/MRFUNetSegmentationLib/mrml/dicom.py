@@ -10,7 +10,7 @@ import numpy as np
 
 from ..errors import InputError, OutputError
 from .export import cannot_write, check_segmentation_node, read_labels
-from .segmentations import CLASS_TAG, PREFIX, tag
+from .segmentations import CLASS_TAG, MODEL, PREFIX, tag
 from .volumes import check_volume_node
 
 # Tags of segments.
@@ -82,7 +82,7 @@ def _segments_with_voxels(segmentation_node, volume_node) -> list[str]:
 def _say_how_made(segmentation_node, undo: ExitStack) -> None:
     """Tag the segments for DICOM as made by an algorithm, unless they say how they were made."""
     segmentation = segmentation_node.GetSegmentation()
-    model = segmentation_node.GetAttribute(PREFIX + "Model")
+    model = segmentation_node.GetAttribute(PREFIX + MODEL)
     for segment_id in segmentation.GetSegmentIDs():
         segment = segmentation.GetSegment(segment_id)
         if not segment.HasTag(CLASS_TAG) or segment.HasTag(_ALGORITHM_TYPE) or not model:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -22,6 +23,11 @@ def kept_display(segmentation_node) -> Iterator[None]:
         display.CopyContent(before)
 
 
+# Attribute of a browser node that is watched; the value is that of this process.
+_WATCHED = "MRFUNetSegmentation.DisplayKeeper"
+_PROCESS = uuid.uuid4().hex
+
+
 class DisplayKeeper:
     """Does the same for the steps that the user makes with Slicer's own browser controls.
 
@@ -29,8 +35,11 @@ class DisplayKeeper:
     """
 
     def __init__(self, browser, segmentation_node) -> None:
-        """Watch a browser node and the segmentation node that it changes."""
-        display = segmentation_node.GetDisplayNode()
+        """Watch a browser node and the segmentation node that it changes; once is enough."""
+        display = segmentation_node.GetDisplayNode() if segmentation_node is not None else None
+        if display is None or browser.GetAttribute(_WATCHED) == _PROCESS:
+            return
+        browser.SetAttribute(_WATCHED, _PROCESS)
         self._browser, self._display = vtk.vtkWeakReference(), vtk.vtkWeakReference()
         self._browser.Set(browser)
         self._display.Set(display)

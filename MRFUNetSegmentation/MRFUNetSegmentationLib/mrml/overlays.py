@@ -1,4 +1,4 @@
-"""Maps of what samples say together, as volumes to lay over the scan.
+"""Maps of uncertainty, as volumes to lay over the scan.
 
 Each has the window from 0 to the largest value that its map can take anywhere, so that the colours
 of two scans, or of two runs, can be compared.
@@ -26,6 +26,10 @@ _TITLE_WIDTH = 28
 _TITLE_SIZE, _LABEL_SIZE = 13, 12
 # Attribute of an overlay: the name of its map.
 MAP = PREFIX + "Map"
+# Attribute of an overlay: the largest value that its map can take; users may change the window.
+MAXIMUM = PREFIX + "Maximum"
+# What tells an overlay apart, and is no provenance.
+OVERLAY_ATTRIBUTES = (MAP, MAXIMUM)
 # Marks the colour tables of overlays, which all overlays of a scene share.
 _COLOR_TABLE = PREFIX + "OverlayColors"
 
@@ -59,6 +63,7 @@ def add_overlay(scene, name: str, values: np.ndarray, maximum: float, title: str
     node.SetAndObserveImageData(image)
     node.SetAndObserveTransformNodeID(volume_node.GetTransformNodeID())
     node.SetAttribute(MAP, name)
+    node.SetAttribute(MAXIMUM, repr(float(maximum)))
     node.CreateDefaultDisplayNodes()
     _set_display(node, maximum)
     _add_legend(node, title)
@@ -110,7 +115,7 @@ def set_threshold(overlay_node, fraction: float) -> None:
         fraction: 0..1 of the largest value that the map can take.
     """
     display = overlay_node.GetDisplayNode()
-    maximum = display.GetWindowLevelMax()
+    maximum = float(overlay_node.GetAttribute(MAXIMUM))
     reverse = overlay_node.GetAttribute(MAP) == AGREEMENT
     # Sums of float32 may come out a little above what they can be.
     limits = (-maximum, (1 - fraction) * maximum) if reverse else (fraction * maximum, 2 * maximum)
@@ -120,7 +125,7 @@ def set_threshold(overlay_node, fraction: float) -> None:
 def threshold(overlay_node) -> float:
     """Return which fraction `set_threshold` was given last."""
     display = overlay_node.GetDisplayNode()
-    maximum = display.GetWindowLevelMax()
+    maximum = float(overlay_node.GetAttribute(MAXIMUM))
     if overlay_node.GetAttribute(MAP) == AGREEMENT:
         return 1 - display.GetUpperThreshold() / maximum
     return display.GetLowerThreshold() / maximum

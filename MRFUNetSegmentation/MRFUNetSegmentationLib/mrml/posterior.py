@@ -9,8 +9,9 @@ import numpy as np
 
 from ..checkpoints.card import SegmentClass
 from ..inference.sampled import ENTROPY, VARIANCE, maximum
-from .overlays import MAP, add_overlay, show_overlays_instead
+from .overlays import MAP, OVERLAY_ATTRIBUTES, add_overlay, show_overlays_instead
 from .removal import remove_node
+from .samples import sample_sets
 from .segmentations import PREFIX, put_segmentation, set_provenance
 from .subject_hierarchy import place_beside
 from .undo import remove_new_nodes
@@ -31,6 +32,7 @@ def write_with_maps(
     volume_node,
     segmentation_node=None,
     provenance: Mapping[str, str] | None = None,
+    take_back: ExitStack | None = None,
 ):
     """Do what `write_segmentation` does, and add maps as volumes to lay over the scan.
 
@@ -43,6 +45,7 @@ def write_with_maps(
         volume_node: see there.
         segmentation_node: see there.
         provenance: see there; the volumes get it too.
+        take_back: gets what puts the segmentation node back as it was, maps apart.
 
     Returns:
         The segmentation node; `map_volumes` gives the volumes.
@@ -55,7 +58,14 @@ def write_with_maps(
     with ExitStack() as undo:
         if maps:
             remove_new_nodes(volume_node.GetScene(), undo)
-        node = put_segmentation(labels, classes, volume_node, segmentation_node, provenance, undo)
+        segments = ExitStack() if take_back is None else take_back
+        undo.callback(segments.close)
+        node = put_segmentation(
+            labels, classes, volume_node, segmentation_node, provenance, segments
+        )
+        for samples in sample_sets(volume_node.GetScene()):
+            if samples.consensus is node:
+                samples.release_consensus(undo)
         undo.callback(_refer, node, old)
         new = []
         for name, values in maps.items():
@@ -63,7 +73,8 @@ def write_with_maps(
             overlay = add_overlay(
                 volume_node.GetScene(), name, values, largest, TITLES[name], volume_node
             )
-            set_provenance(overlay, {"Map": name, **(provenance or {})}, undo)
+            own = {a.removeprefix(PREFIX): overlay.GetAttribute(a) for a in OVERLAY_ATTRIBUTES}
+            set_provenance(overlay, own | dict(provenance or {}), undo)
             place_beside(overlay, volume_node, undo)
             new.append(overlay)
         _refer(node, new)
@@ -81,6 +92,13 @@ def map_volumes(segmentation_node) -> list:
     number = segmentation_node.GetNumberOfNodeReferences(_OVERLAY)
     nodes = [segmentation_node.GetNthNodeReference(_OVERLAY, n) for n in range(number)]
     return [node for node in nodes if node is not None and node.GetScene() is not None]
+
+
+def remove_maps(segmentation_node) -> None:
+    """Remove the volumes that `write_with_maps` has added to a segmentation node."""
+    for overlay in map_volumes(segmentation_node):
+        remove_node(overlay)
+    _refer(segmentation_node, [])
 
 
 def _refer(segmentation_node, overlays: Sequence) -> None:

@@ -30,7 +30,7 @@ class Structure:
         name: for users.
         color: red, green, blue, 0..1.
         visible: whether it is shown.
-        volume_ml: of the segment as it is now, edits included.
+        volume_ml: of the segment as it is now, edits included; None without a label map.
         interval_ml: 5th and 95th percentile over the samples; None without samples.
     """
 
@@ -38,7 +38,7 @@ class Structure:
     name: str
     color: tuple[float, float, float]
     visible: bool
-    volume_ml: float
+    volume_ml: float | None
     interval_ml: tuple[float, float] | None = None
 
 
@@ -50,22 +50,28 @@ def samples_of(segmentation_node) -> SampleSet | None:
     return None
 
 
-def overlays_of(segmentation_node) -> dict:
-    """Return the volumes of the maps that belong to a segmentation node, by the map's name."""
-    samples = samples_of(segmentation_node)
+def overlays_of(segmentation_node, samples: SampleSet | None) -> dict:
+    """Return the volumes of the maps that belong to a segmentation node, by the map's name.
+
+    Args:
+        segmentation_node: the node.
+        samples: of which it is the consensus; then the maps are the samples'.
+    """
     if samples is not None:
         return samples.overlays
     return {node.GetAttribute(MAP): node for node in map_volumes(segmentation_node)}
 
 
-def structures_of(segmentation_node, volumes: Mapping[str, float]) -> list[Structure]:
+def structures_of(
+    segmentation_node, samples: SampleSet | None, volumes: Mapping[str, float]
+) -> list[Structure]:
     """Return the segments of a segmentation node, in its order.
 
     Args:
         segmentation_node: the node.
+        samples: of which it is the consensus, for the intervals.
         volumes: of its segments in ml, by `volumes_ml`; they take a moment, the rest does not.
     """
-    samples = samples_of(segmentation_node)
     table = samples.structures_table if samples else None
     display = segmentation_node.GetDisplayNode()
     segmentation = segmentation_node.GetSegmentation()
@@ -78,7 +84,7 @@ def structures_of(segmentation_node, volumes: Mapping[str, float]) -> list[Struc
                 segment.GetName(),
                 segment.GetColor(),
                 display is None or bool(display.GetSegmentVisibility(segment_id)),
-                volumes.get(segment_id, 0.0),
+                volumes.get(segment_id),
                 interval(table, segment.GetName()) if table else None,
             )
         )
@@ -88,19 +94,17 @@ def structures_of(segmentation_node, volumes: Mapping[str, float]) -> list[Struc
 def volumes_ml(segmentation_node) -> dict[str, float]:
     """Return the volumes of a segmentation node's segments, by segment ID."""
     segmentation = segmentation_node.GetSegmentation()
-    # Segments share label maps; the voxels of each are counted once.
-    counts: dict = {}
     volumes = {}
     for segment_id in segmentation.GetSegmentIDs():
         segment = segmentation.GetSegment(segment_id)
         image = segment.GetRepresentation(BINARY_LABELMAP)
-        if image is None or image.GetPointData().GetScalars() is None or image.IsEmpty():
+        if image is None:
+            continue  # it has a surface only
+        if image.GetPointData().GetScalars() is None or image.IsEmpty():
             volumes[segment_id] = 0.0
             continue
-        if image not in counts:
-            counts[image] = np.bincount(voxels(image).ravel())
         label = segment.GetLabelValue()
         voxel_ml = abs(np.prod(image.GetSpacing())) / _MM3_PER_ML
-        number = counts[image][label] if label < len(counts[image]) else 0
+        number = np.count_nonzero(voxels(image) == label)
         volumes[segment_id] = float(number * voxel_ml)
     return volumes

@@ -23,11 +23,12 @@ from ..inference.sampled import (
     SampledResult,
 )
 from .kept_display import DisplayKeeper, kept_display
-from .overlays import MAP, add_overlay, show_overlays_instead
+from .overlays import MAP, OVERLAY_ATTRIBUTES, add_overlay, show_overlays_instead
 from .removal import remove_node
 from .segmentations import (
     BINARY_LABELMAP,
     GEOMETRY_PARAMETER,
+    MODEL,
     PREFIX,
     check_labels,
     ensure_display,
@@ -56,6 +57,10 @@ from .tables import (
 from .undo import remove_new_nodes
 from .volumes import check_volume_node
 
+# How fast samples play.
+SAMPLES_PER_SECOND = 2.0
+# Provenance of a node that holds a sample: the sample's number.
+SAMPLE = "Sample"
 # Orders of the samples; that by the volume of a structure is `by_volume(segment_id)`.
 AS_DRAWN, BY_LIKELIHOOD = "drawn", "likelihood"
 _BY_VOLUME = "volume:"
@@ -69,9 +74,8 @@ _OVERLAY = PREFIX + "Overlay"
 _SAMPLES_TABLE = PREFIX + "SamplesTable"
 _STRUCTURES_TABLE = PREFIX + "StructuresTable"
 _DISTRIBUTION = PREFIX + "Distribution"
-# Attributes: the browser's order, which sample a node is.
+# Attribute: the browser's order.
 _ORDER = PREFIX + "Order"
-_SAMPLE = PREFIX + "Sample"
 
 
 def by_volume(segment_id: str) -> str:
@@ -255,6 +259,15 @@ class SampleSet:
             undo.pop_all()
         return node
 
+    def release_consensus(self, undo: ExitStack) -> None:
+        """Let the segmentation node go that was the consensus: it becomes another result.
+
+        Args:
+            undo: gets what takes the change back.
+        """
+        undo.callback(self.browser.SetNodeReferenceID, _CONSENSUS, self.consensus.GetID())
+        self.browser.RemoveNodeReferenceIDs(_CONSENSUS)
+
     def nodes(self) -> list:
         """Return all nodes of the set but the consensus and the volume."""
         nodes = [self.browser, self.shown, self.sequence, self.samples_table, self.structures_table]
@@ -339,7 +352,7 @@ def write_samples(
     scene = volume_node.GetScene()
     old = [s for s in sample_sets(scene) if segmentation_node and s.consensus is segmentation_node]
     provenance = {
-        "Model": result.model,
+        MODEL: result.model,
         "SHA256": result.sha256,
         "Device": result.device,
         "Version": __version__,
@@ -391,7 +404,7 @@ def _check_overlays(names: Sequence[str], result: SampledResult) -> None:
 
 def _attributes(node) -> dict[str, str]:
     """What tells nodes of the set apart, and is no provenance."""
-    kept = (MAP, _ORDER, _SAMPLE)
+    kept = (*OVERLAY_ATTRIBUTES, _ORDER, PREFIX + SAMPLE)
     return {
         name.removeprefix(PREFIX): node.GetAttribute(name)
         for name in kept
@@ -423,7 +436,7 @@ def _add_browser(result: SampledResult, volume_node, provenance, undo: ExitStack
     browser.AddProxyNode(shown, sequence, False)
     browser.SetSaveChanges(sequence, False)
     browser.SetOverwriteProxyName(sequence, False)
-    browser.SetPlaybackRateFps(2.0)
+    browser.SetPlaybackRateFps(SAMPLES_PER_SECOND)
     browser.EndModify(was_modifying)
     samples = SampleSet(browser)
     samples.watch()
@@ -466,7 +479,7 @@ def _fill(sequence, result: SampledResult, volume_node, shown) -> None:
         for segment_class in result.card.segments:
             set_segment(segmentation, segment_class, image)
         template.SetName(f"{volume_node.GetName()} sample {sample + 1}")
-        template.SetAttribute(_SAMPLE, str(sample + 1))
+        template.SetAttribute(PREFIX + SAMPLE, str(sample + 1))
         sequence.SetDataNodeAtValue(template, str(sample + 1))
 
 

@@ -22,6 +22,8 @@ from .volumes import check_volume_node, voxels
 
 # Node attributes and segment tags of this extension begin with this.
 PREFIX = "MRFUNetSegmentation."
+# Provenance that every result has: the name of the model.
+MODEL = "Model"
 # Tag of the segments that are this extension's; its value is the class's value.
 CLASS_TAG = PREFIX + "Class"
 
@@ -101,7 +103,7 @@ def put_segmentation(
         _remember_segments(node, undo)
         ensure_display(node, undo)
         _replace_segments(node, label_image(labels, volume_node), classes)
-        follows_already = _reference_volume_id(node) == volume_node.GetID()
+        follows_already = reference_volume(node) is volume_node
         follow_volume(node, volume_node, undo)
         set_provenance(node, provenance or {}, undo)
     # Where the user has put the result of an earlier run, it stays.
@@ -158,7 +160,7 @@ def _check_output(node, classes: Sequence[SegmentClass], volume_node) -> None:
     # Segments drawn on this volume go where it goes; those of another one would be displaced.
     if (
         _segments_of_others(segmentation, classes)
-        and _reference_volume_id(node) != volume_node.GetID()
+        and reference_volume(node) is not volume_node
         and node.GetParentTransformNode() is not volume_node.GetParentTransformNode()
     ):
         raise InputError(
@@ -338,8 +340,10 @@ def _remove_display(node) -> None:
         node.GetScene().RemoveNode(display)
 
 
-def _reference_volume_id(node) -> str | None:
-    return node.GetNodeReferenceID(node.GetReferenceImageGeometryReferenceRole())
+def reference_volume(segmentation_node):
+    """Return the volume of which a segmentation was made; None if there is none, or it is gone."""
+    role = segmentation_node.GetReferenceImageGeometryReferenceRole()
+    return segmentation_node.GetNodeReference(role)
 
 
 def follow_volume(node, volume_node, undo: ExitStack) -> None:

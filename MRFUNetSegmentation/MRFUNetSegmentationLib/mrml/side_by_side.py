@@ -8,6 +8,7 @@ import numpy as np
 import slicer
 
 from ..errors import InputError
+from .hiding import hide, show_hidden
 from .removal import remove_node
 from .samples import SampleSet
 from .segmentations import ensure_display, follow_volume
@@ -20,6 +21,13 @@ _VIEW = """<item><view class="vtkMRMLSliceNode" singletontag="{tag}">
 <property name="orientation" action="default">Axial</property>
 <property name="viewlabel" action="default">{label}</property>
 <property name="viewcolor" action="default">#888888</property></view></item>"""
+
+
+def leave_layout(scene) -> None:
+    """Show the usual views in a scene that was saved while samples were compared."""
+    layout = scene.GetFirstNodeByClass("vtkMRMLLayoutNode")
+    if layout is not None and layout.GetViewArrangement() == _LAYOUT:
+        layout.SetViewArrangement(layout.SlicerLayoutFourUpView)
 
 
 class SideBySide:
@@ -66,11 +74,9 @@ class SideBySide:
 
     def _show(self, samples: SampleSet, scene, layout) -> None:
         undo = self._undo
-        for node in (samples.consensus, samples.shown):
-            display = node.GetDisplayNode() if node is not None else None
-            if display is not None and display.GetVisibility():
-                undo.callback(_set_visible, display)
-                display.SetVisibility(False)
+        undo.callback(show_hidden, scene)
+        nodes = [node for node in (samples.consensus, samples.shown) if node is not None]
+        hide(node.GetDisplayNode() for node in nodes)
         tags = self._tags
         description = _layout([_VIEW.format(tag=tag, label=tag[-1]) for tag in tags])
         if layout.IsLayoutDescription(_LAYOUT):
@@ -97,6 +103,7 @@ class SideBySide:
             display.SetVisibility(True)
             display.RemoveAllViewNodeIDs()
             view = scene.GetSingletonNode(tag, "vtkMRMLSliceNode")
+            view.SetLayoutLabel(str(sample))
             display.AddViewNodeID(view.GetID())
             follow_volume(node, samples.volume, undo)
 
@@ -128,11 +135,6 @@ def _layout(views: list[str]) -> str:
     rows = [views] if len(views) < 3 else [views[:2], views[2:]]
     items = [f'<item><layout type="horizontal">{"".join(row)}</layout></item>' for row in rows]
     return f'<layout type="vertical" split="true">{"".join(items)}</layout>'
-
-
-def _set_visible(display) -> None:
-    if display.GetScene() is not None:
-        display.SetVisibility(True)
 
 
 def _remove(node) -> None:

@@ -105,6 +105,9 @@ def interval(structures_table, structure: str) -> tuple[float, float] | None:
     table = structures_table.GetTable()
     names = table.GetColumnByName(_STRUCTURE)
     row = names.LookupValue(structure) if names is not None else -1
+    # VTK looks for a row of -1, too.
+    if row < 0 or any(table.GetColumnByName(c) is None for c in (_LOW, _HIGH)):
+        return None
     try:
         low, high = (float(table.GetValueByName(row, c).ToString()) for c in (_LOW, _HIGH))
     except ValueError:

@@ -77,6 +77,8 @@ class Worker:
     @property
     def busy(self) -> bool:
         """Whether a job is running, as far as its `poll` has noticed."""
+        if self._job is not None and self._job.cancelling:
+            self._job.poll()  # whoever has cancelled it may have dropped it
         return self._job is not None and self._job.state == "running"
 
     def submit(

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ...errors import MRFUNetError
+import slicer
+
+from ...mrml.hiding import hide, show_hidden
 from ..panel_state import Message, error_message
+from ..run_controller import Logic
 from .widgets import quietly
 
 # Positions of a slider for a standard deviation.
@@ -19,7 +22,14 @@ class ExploreSection:
         explorer: `logic.LatentExplorer` while exploring, else None; the panel polls it.
     """
 
-    def __init__(self, ui, logic, say: Callable[[Message], None], wake: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        ui,
+        logic: Logic,
+        say: Callable[[Message], None],
+        wake: Callable[[], None],
+        before: Callable[[], None],
+    ) -> None:
         """Take over the section's widgets.
 
         Args:
@@ -27,11 +37,12 @@ class ExploreSection:
             logic: the module's logic.
             say: shows a message.
             wake: called when there is something to poll.
+            before: called before it begins, to end what else has changed the views.
         """
         self.explorer = None
-        self._ui, self._logic, self._say, self._wake = ui, logic, say, wake
+        self._ui, self._logic = ui, logic
+        self._say, self._wake, self._before = say, wake, before
         self._run = None
-        self._hidden: list = []
         self._dragging = False
         self._sliders = [getattr(ui, f"latentSlider{n}") for n in (1, 2, 3, 4)]
         self._labels = [getattr(ui, f"latentLabel{n}") for n in (1, 2, 3, 4)]
@@ -64,9 +75,7 @@ class ExploreSection:
         if self.explorer is not None:
             self.explorer.close()
             self.explorer = None
-        for display in self._hidden:
-            display.SetVisibility(True)
-        self._hidden = []
+            show_hidden(slicer.mrmlScene)
         with quietly(self._ui.exploreButton):
             self._ui.exploreButton.setChecked(False)
         self._show_sliders()
@@ -75,17 +84,15 @@ class ExploreSection:
         if not active:
             self.close()
             return
+        self._before()
         try:
             self.explorer = self._logic.explore(self._run)
-        except MRFUNetError as error:
+        except Exception as error:
             self.close()
             self._say(error_message(error))
             return
         samples = self._run.samples
-        displays = [node.GetDisplayNode() for node in (samples.consensus, samples.shown) if node]
-        self._hidden = [display for display in displays if display and display.GetVisibility()]
-        for display in self._hidden:
-            display.SetVisibility(False)
+        hide(node.GetDisplayNode() for node in (samples.consensus, samples.shown) if node)
         self._show_sliders()
         self._reset()
 
@@ -122,4 +129,7 @@ class ExploreSection:
             self.explorer.move(positions)
         else:
             self.explorer.release(positions)
+        if self.explorer.error is not None:
+            self.poll()  # it could not even begin
+            return
         self._wake()

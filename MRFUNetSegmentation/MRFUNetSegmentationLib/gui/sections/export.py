@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import qt
+import slicer
 
-from ...errors import MRFUNetError
 from ...mrml.dicom import export_dicom
 from ...mrml.export import (
     export_file,
@@ -16,7 +16,15 @@ from ...mrml.export import (
     export_sample_nodes,
 )
 from ...mrml.file_grid import FILE, VOLUME
-from ..export_choices import ALL_SAMPLES, DICOM, LABEL_MAP_NODE, SAMPLE, export_choices
+from ...mrml.segmentations import reference_volume
+from ..export_choices import (
+    ALL_SAMPLES,
+    DICOM,
+    LABEL_MAP_NODE,
+    SAMPLE,
+    ExportChoices,
+    export_choices,
+)
 from ..i18n import _
 from ..panel_state import Message, error_message
 from .widgets import Choice
@@ -33,38 +41,48 @@ class ExportSection:
             say: shows a message.
         """
         self._ui, self._say = ui, say
-        self._parameters = self._samples = None
+        self._parameters = self._segmentation = self._volume = self._samples = None
+        self._choices: ExportChoices | None = None
         self._content = Choice(ui.exportContentSelector, self._choose("exportContent"))
         self._format = Choice(ui.exportFormatSelector, self._choose("exportFormat"))
         self._grid = Choice(ui.exportGridSelector, self._choose("exportGrid"))
         ui.exportButton.connect("clicked()", self._export)
 
-    def show(self, parameters, samples) -> None:
+    def show(self, parameters, segmentation_node, samples) -> None:
         """Show what can be exported.
 
         Args:
-            parameters: the parameter node; without volume and segmentation there is nothing.
-            samples: of the segmentation, or None.
+            parameters: the parameter node, or None.
+            segmentation_node: the segmentation; without one, or a volume, there is nothing.
+            samples: of which it is the consensus (`mrml.samples.SampleSet`), or None.
         """
-        self._parameters, self._samples = parameters, samples
-        ready = bool(parameters and parameters.inputVolume and parameters.outputSegmentation)
+        self._parameters, self._segmentation, self._samples = parameters, segmentation_node, samples
+        # Its own: another one may be chosen as input for the next run.
+        self._volume = reference_volume(segmentation_node) if segmentation_node else None
+        if self._volume is None and parameters:
+            self._volume = parameters.inputVolume
+        ready = bool(segmentation_node and self._volume)
         self._ui.exportSection.setVisible(ready)
         if not ready:
             return
-        from_dicom = bool(parameters.inputVolume.GetAttribute("DICOM.instanceUIDs"))
-        choices = export_choices(samples is not None, parameters.exportContent, from_dicom)
-        self._content.show(choices.contents, parameters.exportContent)
-        self._format.show(choices.formats, parameters.exportFormat)
+        self._choices = choices = export_choices(
+            samples is not None,
+            parameters.exportContent,
+            parameters.exportFormat,
+            bool(self._volume.GetAttribute("DICOM.instanceUIDs")),
+        )
+        self._content.show(choices.contents, choices.content)
+        self._format.show(choices.formats, choices.format)
         grids = [(VOLUME, _("As in the scene")), (FILE, _("As in the scan's file"))]
         self._grid.show(grids, parameters.exportGrid)
-        is_file = parameters.exportFormat not in (LABEL_MAP_NODE, DICOM)
+        is_file = choices.format not in (LABEL_MAP_NODE, DICOM)
         self._ui.exportGridSelector.setVisible(is_file)
         self._ui.exportGridLabel.setVisible(is_file)
         self._ui.exportButton.setText(_("Export…") if self._asks else _("Export"))
 
     @property
     def _asks(self) -> bool:
-        return self._parameters.exportFormat != LABEL_MAP_NODE
+        return self._choices.format != LABEL_MAP_NODE
 
     def _choose(self, parameter: str) -> Callable[[str], None]:
         def choose(value: str) -> None:
@@ -78,21 +96,16 @@ class ExportSection:
             return
         try:
             text = self._write(Path(path))
-        except MRFUNetError as error:
+        except Exception as error:
             self._say(error_message(error))
         else:
             self._say(Message(text))
 
     def _write(self, path: Path) -> str:
         """Export; return what is to be said about it."""
-        parameters, samples = self._parameters, self._samples
-        volume, kind, grid = (
-            parameters.inputVolume,
-            parameters.exportFormat,
-            parameters.exportGrid,
-        )
-        node = parameters.outputSegmentation
-        if samples is not None and parameters.exportContent == ALL_SAMPLES:
+        kind, content = self._choices.format, self._choices.content
+        volume, samples, grid = self._volume, self._samples, self._parameters.exportGrid
+        if content == ALL_SAMPLES:
             if kind == LABEL_MAP_NODE:
                 nodes = export_sample_nodes(samples)
                 return _("{number} label maps were added.").format(number=len(nodes))
@@ -100,26 +113,28 @@ class ExportSection:
             return _("{number} files were written to {folder}.").format(
                 number=len(paths), folder=path
             )
-        if samples is not None and parameters.exportContent == SAMPLE:
-            node = samples.shown
+        node = samples.shown if content == SAMPLE else self._segmentation
         if kind == LABEL_MAP_NODE:
             name = export_labelmap_node(node, volume).GetName()
             return _("The label map {name} was added.").format(name=name)
         if kind == DICOM:
             path = export_dicom(path, node, volume)
         else:
-            # The file dialog has asked already whether to replace an existing file.
+            # It was asked before whether to replace an existing file.
             path = export_file(path, node, volume, grid=grid, overwrite=True)
         return _("Written to {path}.").format(path=path)
 
     def _ask_for_path(self) -> str:
         """Return the file or folder that the user chooses, or nothing."""
-        parameters = self._parameters
-        kind = parameters.exportFormat
-        several = self._samples is not None and parameters.exportContent == ALL_SAMPLES
-        parent = self._ui.exportButton
-        if several or kind == DICOM:
+        kind, parent = self._choices.format, self._ui.exportButton
+        if self._choices.content == ALL_SAMPLES or kind == DICOM:
             return qt.QFileDialog.getExistingDirectory(parent, _("Export to folder"))
-        name = f"{parameters.outputSegmentation.GetName()}{kind}"
+        name = f"{self._segmentation.GetName()}{kind}"
         path = qt.QFileDialog.getSaveFileName(parent, _("Export to file"), name, f"*{kind}")
-        return path if not path or path.endswith(kind) else path + kind
+        if path and not path.endswith(kind):
+            # The dialog has asked about a file of another name.
+            path += kind
+            question = _("{path} exists. Replace it?").format(path=path)
+            if Path(path).exists() and not slicer.util.confirmOkCancelDisplay(question):
+                return ""
+        return path

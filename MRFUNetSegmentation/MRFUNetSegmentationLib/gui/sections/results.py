@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import qt
@@ -19,7 +20,7 @@ _STYLES = {FILL_AND_OUTLINE: (True, True), FILL: (True, False), OUTLINE: (False,
 class ResultsSection:
     """Structures with their volumes, and how the views show them."""
 
-    def __init__(self, ui, on_change) -> None:
+    def __init__(self, ui, on_change: Callable[[], None]) -> None:
         """Take over the section's widgets.
 
         Args:
@@ -37,8 +38,13 @@ class ResultsSection:
         ui.structuresTree.connect("itemChanged(QTreeWidgetItem*,int)", self._item_changed)
         ui.resultOpacitySlider.connect("valueChanged(int)", self._set_opacity)
 
-    def show(self, segmentation_node) -> None:
-        """Show a segmentation node's structures; None hides the section."""
+    def show(self, segmentation_node, samples) -> None:
+        """Show a segmentation node's structures; None hides the section.
+
+        Args:
+            segmentation_node: the node.
+            samples: of which it is the consensus (`mrml.samples.SampleSet`), or None.
+        """
         ui = self._ui
         if segmentation_node is not self._node:
             self._node, self._volumes = segmentation_node, None
@@ -61,7 +67,7 @@ class ResultsSection:
         self._content.watch([(segmentation, event) for event in changes])
         if self._volumes is None:
             self._volumes = volumes_ml(segmentation_node)
-        structures = structures_of(segmentation_node, self._volumes)
+        structures = structures_of(segmentation_node, samples, self._volumes)
         if structures != self._structures or not structures:
             self._structures = structures
             self._fill_tree()
@@ -86,7 +92,8 @@ class ResultsSection:
                 item.setText(0, structure.name)
                 item.setIcon(0, _swatch(structure.color))
                 item.setCheckState(0, qt.Qt.Checked if structure.visible else qt.Qt.Unchecked)
-                item.setText(1, f"{structure.volume_ml:.1f}")
+                if structure.volume_ml is not None:
+                    item.setText(1, f"{structure.volume_ml:.1f}")
                 if structure.interval_ml:
                     item.setText(2, "{:.1f} to {:.1f}".format(*structure.interval_ml))
                 for column in (1, 2):

@@ -7,14 +7,12 @@ from collections.abc import Callable
 import qt
 import vtk
 
-from ...errors import MRFUNetError
 from ...mrml.side_by_side import SideBySide
 from ..i18n import _
 from ..observation import Observation
 from ..panel_state import Message, error_message
 from .widgets import Choice, quietly
 
-_SAMPLES_PER_SECOND = 2
 # After it new views have their size.
 _LAYOUT_MILLISECONDS = 200
 
@@ -22,15 +20,23 @@ _LAYOUT_MILLISECONDS = 200
 class SamplesSection:
     """Steps through a set of samples, as Slicer's own sequence browser does, which it follows."""
 
-    def __init__(self, ui, say: Callable[[Message], None], on_change: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        ui,
+        say: Callable[[Message], None],
+        on_change: Callable[[], None],
+        before: Callable[[], None],
+    ) -> None:
         """Take over the section's widgets.
 
         Args:
             ui: the panel's widgets.
             say: shows a message.
             on_change: called when the browser has changed, so that `show` is to be called.
+            before: called before samples are compared, to end what else has changed the views.
         """
         self._ui, self._say = ui, say
+        self._on_change, self._before = on_change, before
         self._samples = None
         self._side_by_side: SideBySide | None = None
         self._observation = Observation(on_change)
@@ -42,19 +48,33 @@ class SamplesSection:
         ui.keepSampleButton.connect("clicked()", self._keep)
         ui.compareSamplesButton.connect("toggled(bool)", self._compare)
 
-    def show(self, samples) -> None:
-        """Show where the browser of a set is; None hides the section."""
+    def show(self, samples, exploring: bool) -> None:
+        """Show where the browser of a set is; None hides the section.
+
+        Args:
+            samples: `mrml.samples.SampleSet`.
+            exploring: whether the views show something else than samples.
+        """
         ui = self._ui
         if self._samples is not None and (
             samples is None or samples.browser is not self._samples.browser
         ):
-            self._end_comparison()
+            self.end_comparison()
         self._samples = samples
         ui.samplesSection.setVisible(samples is not None)
         if samples is None:
             self.leave()
             return
         browser = samples.browser
+        samples.watch()
+        steps = (
+            ui.sampleSlider,
+            ui.previousSampleButton,
+            ui.nextSampleButton,
+            ui.playSamplesButton,
+        )
+        for widget in steps:
+            widget.setEnabled(not exploring and self._side_by_side is None)
         self._observation.watch([(browser, vtk.vtkCommand.ModifiedEvent)])
         with quietly(ui.sampleSlider, ui.playSamplesButton):
             ui.sampleSlider.setMaximum(samples.number)
@@ -72,7 +92,7 @@ class SamplesSection:
     def close(self) -> None:
         """Put back what the section has changed of the views."""
         self.leave()
-        self._end_comparison()
+        self.end_comparison()
 
     def _go(self, place: int) -> None:
         self._samples.show(self._samples.samples[place - 1])
@@ -86,35 +106,44 @@ class SamplesSection:
 
     def _play(self, active: bool) -> None:
         browser = self._samples.browser
-        browser.SetPlaybackRateFps(_SAMPLES_PER_SECOND)
         browser.SetPlaybackLooped(True)
         browser.SetPlaybackActive(active)
 
     def _keep(self) -> None:
         try:
             node = self._samples.keep()
-        except MRFUNetError as error:
+        except Exception as error:
             self._say(error_message(error))
         else:
             self._say(Message(_("Kept as the segmentation {name}.").format(name=node.GetName())))
 
     def _compare(self, active: bool) -> None:
         if not active:
-            self._end_comparison()
+            self.end_comparison()
             return
+        self._before()
+        self._samples.browser.SetPlaybackActive(False)
         try:
             self._side_by_side = SideBySide(self._samples)
-        except MRFUNetError as error:
-            self._end_comparison()
+        except Exception as error:
+            self.end_comparison()
             self._say(error_message(error))
         else:
             qt.QTimer.singleShot(_LAYOUT_MILLISECONDS, self._fit)
+            numbers = ", ".join(str(sample) for sample in self._side_by_side.samples)
+            self._say(
+                Message(
+                    _("Samples {numbers}, by volume of all structures.").format(numbers=numbers)
+                )
+            )
+        self._on_change()
 
     def _fit(self) -> None:
         if self._side_by_side is not None:
             self._side_by_side.fit()
 
-    def _end_comparison(self) -> None:
+    def end_comparison(self) -> None:
+        """Show one sample again."""
         if self._side_by_side is not None:
             self._side_by_side.close()
             self._side_by_side = None

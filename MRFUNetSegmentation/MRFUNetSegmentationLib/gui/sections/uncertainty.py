@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import slicer
 import vtk
 
+from ...inference.sampled import AGREEMENT, PROBABILITY
+from ...mrml.hiding import clear_fill, restore_fill
 from ...mrml.overlays import legend_of, set_threshold, show_overlay, shown_overlay, threshold
 from ..i18n import _
 from ..observation import Observation
@@ -16,7 +20,7 @@ _NONE = ""
 class UncertaintySection:
     """Lays one of the maps over the scan, in all slice views."""
 
-    def __init__(self, ui, on_change) -> None:
+    def __init__(self, ui, on_change: Callable[[], None]) -> None:
         """Take over the section's widgets.
 
         Args:
@@ -25,7 +29,7 @@ class UncertaintySection:
         """
         self._ui = ui
         self._overlays: dict = {}
-        self._segmentation = self._without_fill = None
+        self._segmentation = None
         self._observation = Observation(on_change)
         self._map = Choice(ui.overlaySelector, self._choose)
         self._opacity = 0.0
@@ -43,10 +47,14 @@ class UncertaintySection:
             sampled: whether they are of samples, not of one network's probabilities.
         """
         ui = self._ui
+        if segmentation_node is not self._segmentation and self._segmentation is not None:
+            restore_fill(self._segmentation)
         self._overlays, self._segmentation = overlays, segmentation_node
         ui.uncertaintySection.setVisible(bool(overlays))
         if not overlays:
             self.leave()
+            if segmentation_node is not None:
+                restore_fill(segmentation_node)
             return
         scene = slicer.mrmlScene
         modified = vtk.vtkCommand.ModifiedEvent
@@ -56,6 +64,8 @@ class UncertaintySection:
         name, self._opacity = shown_overlay(scene, overlays)
         entries = [(n, node.GetName()) for n, node in overlays.items()]
         self._map.show([(_NONE, _("None")), *entries], name or _NONE)
+        if name is None:
+            restore_fill(segmentation_node)
         details = (ui.overlayOpacitySlider, ui.overlayThresholdSlider, ui.overlayLegendCheckBox)
         for widget in details:
             widget.setEnabled(name is not None)
@@ -66,7 +76,7 @@ class UncertaintySection:
                 ui.overlayThresholdSlider.setValue(round(100 * threshold(overlays[name])))
                 ui.overlayLegendCheckBox.setChecked(legend is not None and legend.GetVisibility())
             ui.overlayLegendCheckBox.setEnabled(legend is not None)
-        ui.overlayRemark.setText(_how_to_read(sampled))
+        ui.overlayRemark.setText(_how_to_read(name, sampled))
 
     def leave(self) -> None:
         """Stop to follow the nodes."""
@@ -77,19 +87,9 @@ class UncertaintySection:
         return self._overlays[shown_overlay(slicer.mrmlScene, self._overlays)[0]]
 
     def _choose(self, name: str) -> None:
-        self._clear_fill() if name else self._restore_fill()
+        if name:
+            clear_fill(self._segmentation)
         show_overlay(slicer.mrmlScene, self._overlays.get(name), self._opacity)
-
-    def _clear_fill(self) -> None:
-        display = self._segmentation.GetDisplayNode()
-        if display is not None and display.GetVisibility2DFill():
-            self._without_fill = display
-            display.SetVisibility2DFill(False)
-
-    def _restore_fill(self) -> None:
-        if self._without_fill is not None:
-            self._without_fill.SetVisibility2DFill(True)
-            self._without_fill = None
 
     def _set_opacity(self, percent: int) -> None:
         show_overlay(slicer.mrmlScene, self._shown, percent / 100)
@@ -101,7 +101,16 @@ class UncertaintySection:
         legend_of(self._shown).SetVisibility(visible)
 
 
-def _how_to_read(sampled: bool) -> str:
+def _how_to_read(name: str | None, sampled: bool) -> str:
+    if name is None:
+        return ""
+    if name.startswith(PROBABILITY):
+        return _(
+            "Bright: nearly all plausible segmentations have the structure there; dark: few have. "
+            "In between they differ."
+        )
+    if name == AGREEMENT:
+        return _("Shown is where the plausible segmentations agree least.")
     if sampled:
         return _(
             "Bright: plausible segmentations differ. That is how ambiguous the image is, as the "
