@@ -1,11 +1,26 @@
 """Lesions painted into synthetic images, and simulated raters who mark them."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
+from MRFUNetSegmentationLib.checkpoints.load import load_checkpoint
 from MRFUNetSegmentationLib.errors import InputError
-from MRFUNetSegmentationLib.training.labels import WHITE_MATTER, read_label_maps
+from MRFUNetSegmentationLib.evaluation import simulated_raters
+from MRFUNetSegmentationLib.evaluation.cases import load_case, load_case_list
+from MRFUNetSegmentationLib.evaluation.methods import ModelMethod
+from MRFUNetSegmentationLib.training import config as config_module
+from MRFUNetSegmentationLib.training.config import ConfigError, LesionData, Stage, load_config
+from MRFUNetSegmentationLib.training.labels import (
+    LESION_LABEL,
+    WHITE_MATTER,
+    WHITE_MATTER_LABEL,
+    read_label_maps,
+)
+from MRFUNetSegmentationLib.training.lesion_validation import lesion_cases
 from MRFUNetSegmentationLib.training.lesions import (
     LesionConfig,
     Rater,
@@ -15,6 +30,8 @@ from MRFUNetSegmentationLib.training.lesions import (
     read_lesion_maps,
     synthesise_lesions,
 )
+from MRFUNetSegmentationLib.training.run import prepare
+from MRFUNetSegmentationLib.training.sources import LesionSource
 from MRFUNetSegmentationLib.training.synthesis import SynthesisConfig
 from MRFUNetSegmentationLib.training.synthesis.draw import Draw
 
@@ -177,3 +194,143 @@ def test_the_same_state_gives_the_same_pair(real):
         first[1].mark(PAINTING.raters, draw(1)), again[1].mark(PAINTING.raters, draw(1))
     )
     assert WHITE_MATTER in label_map.tissue_of_group
+
+
+def test_an_anatomys_own_lesions_are_not_seen(real):
+    """They would look like what raters mark, and be nobody's."""
+    label_map, lesion_maps = real
+    own, white = map(label_map.label_of_group.index, (LESION_LABEL, WHITE_MATTER_LABEL))
+    groups = label_map.groups.clone()
+    groups[groups == own] = white
+    without = replace(label_map, groups=groups)
+    older = torch.where((groups == white) & (torch.arange(groups.shape[2]) % 4 < 2), own, groups)
+    with_lesions = replace(label_map, groups=older)
+    images = [
+        synthesise_lesions(
+            anatomy, lesion_maps[1], PAINTING, FLAIR, (40, 44, 16), 2.0, draw(3).rng
+        )[0]
+        for anatomy in (without, with_lesions)
+    ]
+    assert torch.equal(*images)
+
+
+FLAT = Stage(steps=1, learning_rate=(1e-3, 1e-3), shape=(40, 48), voxel_size=(3.0, 4.0),
+             synthesis=FLAIR)  # fmt: skip
+
+
+def test_slabs_are_kept_and_marked_anew(real):
+    label_map, lesion_maps = real
+    options = LesionData(masks=("patient01",), slabs=2)
+
+    def source():
+        return LesionSource([label_map], lesion_maps[2:], options, torch.device("cpu"))
+
+    kept, images, labels = source(), {}, {}
+    for seed in range(120):
+        image, marks = kept.draw(FLAT, draw(seed).rng)
+        assert image.shape == (1, 40, 48)
+        assert image.dtype == torch.float32
+        key = image.numpy().tobytes()
+        images[key] = image
+        labels.setdefault(key, set()).add(marks.numpy().tobytes())
+    # Two slabs of 20 slices, most of them drawn several times and not always marked alike.
+    assert 30 < len(images) <= 40
+    assert sum(len(found) > 1 for found in labels.values()) > 10
+    # A run that goes on draws the same, whatever was drawn before.
+    again = source().draw(FLAT, draw(119).rng)
+    assert torch.equal(again[0], image)
+    assert torch.equal(again[1], marks)
+
+
+def test_without_kept_slabs_every_image_is_new(real):
+    label_map, lesion_maps = real
+    source = LesionSource(
+        [label_map], lesion_maps, LesionData(masks=("patient01",)), torch.device("cpu")
+    )
+    images = {source.draw(FLAT, draw(seed).rng)[0].numpy().tobytes() for seed in range(6)}
+    assert len(images) == 6
+    with pytest.raises(ConfigError, match="slabs must be at least 1, got 0"):
+        LesionData(masks=("patient01",), slabs=0)
+
+
+def test_a_spread_along_the_axis_shows_slabs_at_every_height(real):
+    label_map, lesion_maps = real
+    shares = []
+    for spread in (0.0, 40.0):
+        synthesis = replace(FLAIR, axial_spread=spread, skull_strip=1.0)
+        shares.append(
+            [
+                float((synthesise_lesions(
+                    label_map, lesion_maps[0], PAINTING, synthesis, (40, 48, 8), 4.0,
+                    draw(seed).rng,
+                )[0] > 0.1).float().mean())
+                for seed in range(8)
+            ]
+        )  # fmt: skip
+    assert np.std(shares[1]) > 2 * np.std(shares[0])
+
+
+def test_held_out_cases_span_the_brain_and_are_the_same_each_time(real):
+    label_map, lesion_maps = real
+    options = LesionData(masks=("patient01",), validation_raters=3)
+    first, again = (lesion_cases([label_map], lesion_maps[:2], options, FLAT) for _ in range(2))
+    assert len(first) == 2
+    for a, b in zip(first, again, strict=True):
+        assert a.images.shape == (24, 40, 48)
+        assert a.masks.shape == (3, 24, 40, 48)
+        assert torch.equal(a.images, b.images)
+        assert torch.equal(a.masks, b.masks)
+    # At this size of voxel the lesions of a patient may fall between the slices.
+    assert any(case.masks.any() for case in first)
+
+
+SMALLER = (
+    ("filters = [16, 32, 64, 96, 128]", "filters = [4, 8]"),
+    ("shape = [160, 192]", "shape = [40, 48]"),
+    ("voxel_size = [0.9, 1.2]", "voxel_size = [3.8, 4.2]"),
+    ("slabs = 600", "slabs = 4"),
+    ("validate_every = 700", "validate_every = 6"),
+)
+CONFIG = Path(config_module.__file__).with_name("configs") / "white-matter-lesions.toml"
+
+
+def test_a_run_gives_a_model_that_is_scored_against_simulated_raters(
+    shared_data, tmp_path, monkeypatch
+):
+    text = CONFIG.read_text(encoding="utf-8")
+    for old, new in SMALLER:
+        assert old in text, old
+        text = text.replace(old, new)
+    path = tmp_path / "white-matter-lesions.toml"
+    path.write_text(text, encoding="utf-8")
+    config = load_config(path)
+    patients = config.lesions.masks + config.lesions.validation_masks
+    assert len(set(patients)) == 24
+    assert not any(f"patient{n}_" in name for n in simulated_raters.TESTED_ON for name in patients)
+    # Of each list one, for time.
+    lesions = replace(
+        config.lesions,
+        masks=config.lesions.masks[1:2],
+        validation_masks=config.lesions.validation_masks[-1:],
+        validation_label_maps=config.lesions.validation_label_maps[:1],
+    )
+    stages = tuple(replace(stage, steps=3) for stage in config.stages)
+    config = replace(config, label_maps=config.label_maps[:1], lesions=lesions, stages=stages)
+    trainer = prepare(config, shared_data, tmp_path / "run", "cpu")
+    assert trainer.run(report=lambda line: None)
+    card = load_checkpoint(trainer.checkpoint_file).card
+    assert card.training["steps"] == 6
+    assert "GED^2, 16 samples" in card.training["metrics"]
+
+    monkeypatch.setattr(simulated_raters, "SHAPE", (40, 48, 40))
+    monkeypatch.setattr(simulated_raters, "SPACING", 4.0)
+    masks = ["open_ms_MNI/patient24_lesion_consensus.nii.gz"]
+    scans = tmp_path / "scans"
+    cases = load_case_list(simulated_raters.write_scans(config, masks, shared_data, scans), scans)
+    loaded = load_case(cases.cases[0], cases, scans)
+    (structure,) = cases.structures
+    assert loaded.raters[structure].shape == (4, 40, 48, 40)
+    assert loaded.raters[structure].any()
+    method = ModelMethod("lesions", [str(trainer.checkpoint_file)], cases.structures, "cpu")
+    assert method.samples_differ
+    assert list(method.masks(method.samples(loaded.volume, 2, 0))) == [structure]

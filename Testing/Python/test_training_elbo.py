@@ -38,6 +38,26 @@ def test_kl_of_two_gaussians_by_hand():
     assert terms.loss(10.0) == terms.reconstruction + 10 * terms.kl
 
 
+def test_a_share_of_the_prior_trains_the_prior_by_the_labels():
+    network = small()
+    image, labels = torch.randn(2, 1, 8, 8).double(), torch.zeros(2, 8, 8)
+    shared = elbo_terms(network, image, labels, prior_share=1.0)
+    plain = elbo_terms(network, image, labels)
+    assert torch.equal(shared.kl, plain.kl)
+    for terms, reached in ((shared, True), (plain, False)):
+        network.zero_grad()
+        terms.reconstruction.backward()
+        gradient = network.prior_encoder.moments.weight.grad
+        assert (gradient is not None and bool(gradient.any())) == reached
+    # Where the prior is the posterior and certain, both terms are the same.
+    for encoder in (network.prior_encoder, network.posterior_encoder):
+        set_moments(encoder, (0.3, -0.2), (-40.0, -40.0))
+    alike = [elbo_terms(network, image, labels, prior_share=s).reconstruction for s in (0.0, 0.5)]
+    assert alike[0].item() == pytest.approx(alike[1].item(), rel=1e-9)
+    with pytest.raises(ConfigError, match="prior_share must lie"):
+        ElboConfig(prior_share=2)
+
+
 def test_kl_of_single_dimensions_by_hand():
     network = small()
     set_moments(network.posterior_encoder, (1.0, 0.5), (math.log(2), math.log(3)))

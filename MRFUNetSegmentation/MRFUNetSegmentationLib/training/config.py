@@ -228,14 +228,19 @@ class ElboConfig:
         target: if given, the KL term is minimised under the constraint that the reconstruction
             costs at most this much, nats for a voxel, and beta is not used (`elbo.Geco`).
         foreground: share of the foreground that the untrained network expects; None for a half.
+        prior_share: weight, 0..1, of samples of the prior in the reconstruction, see
+            `elbo.elbo_terms`.
     """
 
     beta: float = 1.0
     warm_up: int = 0
     target: float | None = None
     foreground: float | None = None
+    prior_share: float = 0.0
 
     def __post_init__(self) -> None:
+        if not 0 <= self.prior_share <= 1:
+            raise ConfigError(f"prior_share must lie in 0..1, got {self.prior_share}")
         if self.foreground is not None and not 0 < self.foreground < 1:
             raise ConfigError(f"foreground must lie between 0 and 1, got {self.foreground}")
         if self.beta < 0 or self.warm_up < 0:

@@ -35,7 +35,11 @@ class ElboTerms:
 
 
 def elbo_terms(
-    network: ProbabilisticUNet, image: Tensor, labels: Tensor, epsilon: Tensor | None = None
+    network: ProbabilisticUNet,
+    image: Tensor,
+    labels: Tensor,
+    epsilon: Tensor | None = None,
+    prior_share: float = 0.0,
 ) -> ElboTerms:
     """Compute the terms of the evidence lower bound.
 
@@ -47,6 +51,9 @@ def elbo_terms(
         labels: (B, *spatial), integers 0 .. K - 1, by one rater for each image.
         epsilon: (B, latent), the posterior's sample in units of its standard deviation; drawn
             from torch's default generator if None.
+        prior_share: weight, 0..1, of the cross-entropy of a sample of the prior in that of the
+            reconstruction: the hybrid objective of Sohn et al., NeurIPS 2015, section 4.2. It
+            trains for what is done at inference, where nobody's labels are known.
 
     With an MRF the reconstruction is that of the responsibilities after the mean field.
     """
@@ -55,16 +62,26 @@ def elbo_terms(
         epsilon = torch.randn_like(posterior.mean)
     # The reparametrisation: gradients reach the posterior through mean and deviation.
     z = posterior.mean + posterior.stddev * epsilon
-    logits = network.decode(network.project(network.features(image)), z)
+    projected = network.project(network.features(image))
+    reconstruction = _cross_entropy(network, projected, z, labels)
+    if prior_share:
+        z = prior.mean + prior.stddev * torch.randn_like(prior.mean)
+        sampled = _cross_entropy(network, projected, z, labels)
+        reconstruction = torch.lerp(reconstruction, sampled, prior_share)
+    return ElboTerms(reconstruction, kl_divergence(posterior, prior).mean())
+
+
+def _cross_entropy(
+    network: ProbabilisticUNet, projected: Tensor, z: Tensor, labels: Tensor
+) -> Tensor:
+    """Return the cross-entropy of a latent's segmentation, summed over an image."""
+    logits = network.decode(projected, z)
     if network.mrf is None:
         log_posterior = network.log_likelihood(_exact(logits))
     else:
         log_posterior = _exact(network.log_posterior(logits))
     entropy = functional.nll_loss(log_posterior, labels.long(), reduction="none")
-    return ElboTerms(
-        reconstruction=entropy.flatten(1).sum(1).mean(),
-        kl=kl_divergence(posterior, prior).mean(),
-    )
+    return entropy.flatten(1).sum(1).mean()
 
 
 def kl_by_dimension(network: ProbabilisticUNet, image: Tensor, labels: Tensor) -> Tensor:

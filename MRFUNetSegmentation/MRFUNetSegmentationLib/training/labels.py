@@ -51,6 +51,8 @@ INTENSITY_GROUPS = (
     (24,),
     (30, 62),
 )
+# A label of the group of the white matter, and of that of its lesions.
+WHITE_MATTER_LABEL, LESION_LABEL = 2, 25
 FIRST_EXTRACEREBRAL = 500
 LARGEST_LABEL = 1000
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Generator
@@ -13,8 +14,8 @@ from .lesions import LesionMap, synthesise_lesions
 from .rater_data import RaterCase
 from .synthesis.draw import Draw
 
-# Slices of a 2D network's case, and their distance in voxels.
-_SLICES, _STEP = 8, 3
+# Slices of a 2D network's case, and their distance in voxels: together they span the brain.
+_SLICES, _STEP = 24, 5
 
 
 def lesion_cases(
@@ -36,11 +37,13 @@ def lesion_cases(
     flat = len(stage.shape) == 2
     shape = (*stage.shape, _SLICES * _STEP) if flat else stage.shape
     spacing = sum(stage.voxel_size) / 2
+    # Where a case has all slices, none is to be chosen at random.
+    synthesis = replace(stage.synthesis, axial_spread=0.0) if flat else stage.synthesis
     for number, lesion_map in enumerate(lesion_maps):
         rng = Generator().manual_seed(number)  # on the CPU: the same images on every machine
         label_map = label_maps[number % len(label_maps)]
         image, lesions = synthesise_lesions(
-            label_map, lesion_map, painting, stage.synthesis, shape, spacing, rng
+            label_map, lesion_map, painting, synthesis, shape, spacing, rng
         )
         draw = Draw(rng)
         marks = [lesions.mark(painting.raters, draw) for _ in range(options.validation_raters)]

@@ -98,7 +98,8 @@ class ElboObjective(Objective):
     def forward(self, image: Tensor, labels: Tensor) -> Terms:
         """Return the terms of images (B, C, *spatial) and one rater's labels (B, *spatial)."""
         with self._autocast(image):
-            terms = elbo_terms(self.network, image, labels)
+            share = self.balance.prior_share
+            terms = elbo_terms(self.network, image, labels, prior_share=share)
         return {"reconstruction": terms.reconstruction, "kl": terms.kl}
 
     def loss(self, terms: Terms, observed: Terms, step: int, voxels: int) -> Tensor:

@@ -98,7 +98,7 @@ def _lesion_data(
                 read_lesion_maps([data / name for name in masks], folder / "lesion-maps"),
             )
 
-    source = LesionSource(*read(config.label_maps, options.masks), options.painting, fabric.device)
+    source = LesionSource(*read(config.label_maps, options.masks), options, fabric.device)
     held_out = read(options.validation_label_maps, options.validation_masks)
     if not (options.validation_masks and fabric.is_global_zero):
         return source, None

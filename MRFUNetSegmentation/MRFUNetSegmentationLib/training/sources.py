@@ -5,21 +5,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import torch
 from torch import Generator, Tensor
 from torch.nn import functional
 
-from .config import Augmentation, RaterData, Stage
+from .config import Augmentation, LesionData, RaterData, Stage
 from .labels import LabelMap
-from .lesions import LesionConfig, LesionMap, synthesise_lesions
+from .lesions import LesionMap, Lesions, synthesise_lesions
 from .rater_data import RaterCase
 from .synthesis import synthesise
 from .synthesis.draw import Draw
 
-# Voxels across the slab of which a slice is the middle: blur and bias come from its neighbours too.
-SLAB = 8
+# Voxels across the slab that slices are cut out of, and of those on either side that are only there
+# to be blurred into the others. The thicker the slab, the more its percentiles are the volume's.
+SLAB, MARGIN = 24, 2
 
 
 class Source(Protocol):
@@ -64,7 +66,7 @@ class LesionSource:
     Args:
         label_maps: anatomies.
         lesion_maps: patients.
-        painting: how lesions look and how raters mark them.
+        options: how lesions look, how raters mark them, and how many slabs are kept.
         device: where to synthesise.
     """
 
@@ -72,30 +74,62 @@ class LesionSource:
         self,
         label_maps: Sequence[LabelMap],
         lesion_maps: Sequence[LesionMap],
-        painting: LesionConfig,
+        options: LesionData,
         device: torch.device,
     ) -> None:
         self.label_maps = [label_map.to(device) for label_map in label_maps]
         self.lesion_maps = [lesion_map.to(device) for lesion_map in lesion_maps]
-        self.painting = painting
+        self.options = options
+        self._slabs: dict[int, tuple[Tensor, Lesions]] = {}
+        self._ranges: tuple = ()
 
     def draw(self, stage: Stage, rng: Generator) -> tuple[Tensor, Tensor]:
         """Return a pair; see `Source`. In 2D it is an axial slice, cut out of a thin slab."""
         draw = Draw(rng)
+        flat = len(stage.shape) == 2
+        image, lesions = self._slab(stage, draw) if flat else self._synthesised(stage, draw)
+        labels = lesions.mark(self.options.painting.raters, draw).long()
+        if flat:
+            index = draw.integer(image.shape[-1])
+            image, labels = image[..., index].float(), labels[..., index]
+        return image[None], labels
+
+    def _slab(self, stage: Stage, draw: Draw) -> tuple[Tensor, Lesions]:
+        """Return a random slab, synthesised now if it is not among those that are kept."""
+        if self.options.slabs is None:
+            return _inner(*self._synthesised(stage, draw))
+        ranges = (stage.shape, stage.voxel_size, stage.synthesis)
+        if ranges != self._ranges:
+            self._ranges, self._slabs = ranges, {}
+        number = draw.integer(self.options.slabs)
+        if number not in self._slabs:
+            # By its number alone: a run that goes on has the slabs that it had.
+            own = Draw(Generator(draw.device).manual_seed(number))
+            self._slabs[number] = _inner(*self._synthesised(stage, own))
+        return self._slabs[number]
+
+    def _synthesised(self, stage: Stage, draw: Draw) -> tuple[Tensor, Lesions]:
         shape = stage.shape if len(stage.shape) == 3 else (*stage.shape, SLAB)
-        image, lesions = synthesise_lesions(
+        return synthesise_lesions(
             self.label_maps[draw.integer(len(self.label_maps))],
             self.lesion_maps[draw.integer(len(self.lesion_maps))],
-            self.painting,
+            self.options.painting,
             stage.synthesis,
             shape,
             draw.uniform(*stage.voxel_size),
-            rng,
+            draw.rng,
         )
-        labels = lesions.mark(self.painting.raters, draw).long()
-        if len(stage.shape) == 2:
-            image, labels = image[..., SLAB // 2], labels[..., SLAB // 2]
-        return image[None], labels
+
+
+def _inner(image: Tensor, lesions: Lesions) -> tuple[Tensor, Lesions]:
+    """Return the slices of a slab that have neighbours on both sides, in half of the memory."""
+    inner = slice(MARGIN, SLAB - MARGIN)
+    kept = replace(
+        lesions,
+        distance=lesions.distance[..., inner].half(),
+        nearest=lesions.nearest[..., inner].to(torch.int16),
+    )
+    return image[..., inner].half(), kept
 
 
 class RaterSource:

@@ -142,4 +142,4 @@ def from_label_map(label_map: LabelMap, lesions: LesionMap) -> tuple[Tensor, Ten
 
 
 def _thinned(points: Tensor) -> Tensor:
-    return points[:: max(1, len(points) // 100_000)]
+    return points[:: max(1, len(points) // 20_000)]

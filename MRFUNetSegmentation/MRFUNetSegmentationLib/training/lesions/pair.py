@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 
 from ...inference.grid import resize
 from ...inference.normalise import percentile_normalise
-from ..labels import VENTRICLES, WHITE_MATTER, LabelMap
+from ..labels import LESION_LABEL, VENTRICLES, WHITE_MATTER, WHITE_MATTER_LABEL, LabelMap
 from ..synthesis.acquisition import acquired
 from ..synthesis.config import SynthesisConfig
 from ..synthesis.contrast import intensities, with_mixed_borders
@@ -40,7 +40,7 @@ class LesionConfig:
     move: float = 3.0
     roughness: float = 0.5
     edge: tuple[float, float] = (0.3, 1.2)
-    conspicuity: tuple[float, float] = (0.25, 1.0)
+    conspicuity: tuple[float, float] = (0.4, 1.0)
     dirty: float = 0.3
 
 
@@ -51,7 +51,7 @@ class Lesions:
     Attributes:
         distance: (R, A, S) mm from the nearest border, positive inside; far outside the white
             matter.
-        nearest: (R, A, S) int64, number of the nearest lesion.
+        nearest: (R, A, S) integers, number of the nearest lesion.
         evidence: (lesions,) on the CPU.
         spacing: voxel size, mm.
     """
@@ -92,7 +92,7 @@ def synthesise_lesions(
     """
     draw = Draw(rng)
     place = placed(label_map, synthesis, shape, spacing, draw)
-    groups = place.groups(label_map)
+    groups = _without_lesions(place.groups(label_map), label_map)
     tissue = label_map.tissue_of_group[groups].long()
     image, contrast = intensities(groups, label_map, synthesis, draw)
     image = with_mixed_borders(image, tissue, contrast, synthesis, spacing, draw)
@@ -104,6 +104,15 @@ def synthesise_lesions(
         image, _tissue = skull_stripped(image, tissue, spacing, draw)
     image = percentile_normalise(acquired(image, synthesis, spacing, draw), subset=_SUBSET)
     return image ** math.exp(synthesis.gamma * draw.normal()), lesions
+
+
+def _without_lesions(groups: Tensor, label_map: LabelMap) -> Tensor:
+    """Return intensity groups (R, A, S) with white matter in place of the anatomy's own lesions.
+
+    Label maps of older heads have some. They look like what is painted, and no rater marks them.
+    """
+    own, white = map(label_map.label_of_group.index, (LESION_LABEL, WHITE_MATTER_LABEL))
+    return torch.where(groups == own, white, groups)
 
 
 def _lesions(

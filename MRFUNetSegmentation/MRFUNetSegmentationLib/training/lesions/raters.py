@@ -98,7 +98,7 @@ def marked(
 
     Args:
         distance: (R, A, S) mm from the nearest border, positive inside a lesion.
-        nearest: (R, A, S) int64, number of the nearest lesion.
+        nearest: (R, A, S) integers, number of the nearest lesion.
         lesion_evidence: (lesions,) on the CPU, see `evidence`.
         rater: the habits.
         config: of all raters.
@@ -114,4 +114,4 @@ def marked(
     shift = config.local_boundary * draw.smooth_field(shape, max(2, _LOCAL_CELL / spacing))
     shift += config.hand * draw.smooth_field(shape, max(2, _HAND_CELL / spacing))
     inside = distance > -(rater.boundary + shift)
-    return inside & accepted.to(distance.device)[nearest]
+    return inside & accepted.to(distance.device)[nearest.long()]

@@ -19,6 +19,8 @@ class SynthesisConfig:
         ventricles: how far the walls of the ventricles move at most, out or half as far in.
         centre_spread: standard deviation of the image's centre about the brain's; a fifth of
             the images lie twice as far off, so that necks and faces are seen.
+        axial_spread: further standard deviation of the centre along S: a thin slab sees the whole
+            brain by being put at every height.
         known_contrast: probability of a contrast that is met often, see `contrast.CONTRASTS`.
         t1_share: share of T1 (a quarter of it with contrast agent) among these.
         contrast: name of the one contrast of all images, as "FLAIR"; empty for those drawn as
@@ -46,6 +48,7 @@ class SynthesisConfig:
     deformation: float = 3.0
     ventricles: float = 3.0
     centre_spread: float = 14.0
+    axial_spread: float = 0.0
     known_contrast: float = 0.7
     t1_share: float = 0.55
     contrast: str = ""

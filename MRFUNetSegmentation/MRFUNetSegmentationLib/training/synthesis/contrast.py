@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..labels import GREY_MATTER, OTHER, VENTRICLES, WHITE_MATTER, LabelMap
+from ..labels import GREY_MATTER, LESION_LABEL, OTHER, VENTRICLES, WHITE_MATTER, LabelMap
 from .config import SynthesisConfig
 from .contrasts import CONTRASTS, Contrast
 from .draw import Draw, gaussian_blur
@@ -27,7 +27,6 @@ _WHITENESS = {
     28: 0.75,  # ventral diencephalon
     7: 0.7,  # cerebellar white matter
 }
-_LESION_LABEL = 25
 # Bone and air of the label maps: dark in every usual contrast.
 _DARK = (506, 515)
 
@@ -126,7 +125,7 @@ def _means(
                 means[group] *= 0.25
             continue
         whiteness = {GREY_MATTER: 0.0, WHITE_MATTER: 1.0}.get(kind)
-        if label == _LESION_LABEL:
+        if label == LESION_LABEL:
             mean = contrast.lesion
         elif whiteness is None:
             mean = contrast.fluid if kind == VENTRICLES else extraventricular

@@ -147,6 +147,8 @@ def _affine(
         matrix[0] = -matrix[0]
     spread = config.centre_spread * (2 if draw.chance(0.2) else 1)
     centre = _brain_centre(label_map) + spread * draw.normals(3)
+    if config.axial_spread:
+        centre[2] += config.axial_spread * draw.normal()
     return matrix, centre - matrix @ ((torch.tensor(shape) - 1) / 2)
 
 
