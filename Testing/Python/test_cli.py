@@ -216,6 +216,8 @@ def test_models_as_text_and_json(capsys):
 def test_interrupted_run_leaves_nothing(scan, tiny_checkpoint, tmp_path):
     out = tmp_path / "out"
     program = (
+        # Where tests run in the background, SIGINT may be ignored, and children inherit that.
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         f"import sys; sys.path[:0] = {[p for p in sys.path if p]}\n"
         "from MRFUNetSegmentationLib.cli import preview\n"
         "import time\n"
@@ -255,6 +257,8 @@ def test_preview_shows_the_patients_right_on_the_left():
 
 def test_wrong_paths_are_reported_without_importing_torch():
     program = (
+        # Where tests run in the background, SIGINT may be ignored, and children inherit that.
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         f"import sys; sys.path[:0] = {[p for p in sys.path if p]}\n"
         "from MRFUNetSegmentationLib.cli.main import main\n"
         "assert main(['segment', 'no-such-file', '-o', 'no-such-folder']) == 1\n"
@@ -266,6 +270,8 @@ def test_wrong_paths_are_reported_without_importing_torch():
 def test_demo_reads_no_toml():
     """Before Python 3.11 the reader of TOML is a package that only training needs."""
     program = (
+        # Where tests run in the background, SIGINT may be ignored, and children inherit that.
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         f"import sys; sys.path[:0] = {[p for p in sys.path if p]}\n"
         "sys.modules['tomllib'] = sys.modules['tomli'] = None\n"
         "from MRFUNetSegmentationLib.cli import demo, main\n"

@@ -220,6 +220,8 @@ def test_full_disk_leaves_the_earlier_results(segment, tmp_path, monkeypatch, ca
 def test_killed_between_two_samples(scan, model, tmp_path, number, kept):
     out = tmp_path / "out"
     program = (
+        # Where tests run in the background, SIGINT may be ignored, and children inherit that.
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         f"import sys; sys.path[:0] = {[p for p in sys.path if p]}\n"
         "import time\n"
         "from MRFUNetSegmentationLib.inference import sampled\n"
@@ -294,6 +296,8 @@ def test_view_starts_slicer(segment, tmp_path, capfd):
 def test_time_of_reading(segment, tmp_path):
     """Wrong requests are refused before torch is imported."""
     program = (
+        # Where tests run in the background, SIGINT may be ignored, and children inherit that.
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         f"import sys; sys.path[:0] = {[p for p in sys.path if p]}\n"
         "from MRFUNetSegmentationLib.cli.main import main\n"
         "assert main(['segment', 'a', '-o', 'b', '--samples', '0']) == 1\n"
