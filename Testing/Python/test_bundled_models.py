@@ -99,3 +99,14 @@ def test_tiles_agree_with_the_whole_as_far_as_is_told(agreement_of_tiles):
 def test_tiles_agree_with_the_whole(agreement_of_tiles):
     for score in agreement_of_tiles.values():
         assert score > 0.95
+
+
+def test_samples_of_lesions_on_a_real_flair(shared_data):
+    folder = shared_data / "open_ms_MNI"
+    segmenter = Segmenter(load_checkpoint("white-matter-lesions"), "cpu")
+    result = segmenter.sample(read_volume_file(folder / "patient26_FLAIR.nii.gz"), 8, seed=0)
+    experts = labels_of(folder / "patient26_lesion_consensus.nii.gz") > 0
+    assert dice(result.consensus > 0, experts) > 0.5
+    (lesions,) = result.structures
+    # They differ, but not all over: most of what is in the smallest is in the largest.
+    assert 0.4 < lesions["pairwise_dice"] < 0.95
