@@ -99,7 +99,8 @@ class ResultsSection:
                 for column in (1, 2):
                     item.setTextAlignment(column, qt.Qt.AlignRight)
             tree.setColumnHidden(2, not any(s.interval_ml for s in self._structures))
-            tree.resizeColumnToContents(0)
+            for column in range(3):
+                tree.resizeColumnToContents(column)
 
     def _show_display(self, display) -> None:
         ui = self._ui
