@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, InputError
 from .schema import violations
 
 FORMAT_VERSION = 1
@@ -120,6 +120,8 @@ class ModelCard:
         one_piece: values of the classes that together are one connected object, as the tissues
             of a brain are; what lies apart from it, other classes too, becomes background. Empty
             where there may be several objects.
+        intensities: whether the segments' intensities in the image at hand take part beside the
+            network (see `inference.intensities`).
     """
 
     name: str
@@ -133,6 +135,7 @@ class ModelCard:
     citation: str
     intended_use: str
     one_piece: tuple[int, ...] = ()
+    intensities: bool = False
 
     @classmethod
     def from_dict(cls, card: Any, source: str = "model card") -> ModelCard:
@@ -177,6 +180,7 @@ class ModelCard:
             citation=card["citation"],
             intended_use=card["intended_use"],
             one_piece=tuple(card.get("one_piece", ())),
+            intensities=card.get("intensities", False),
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -201,6 +205,7 @@ class ModelCard:
             "citation": self.citation,
             "intended_use": self.intended_use,
             **({"one_piece": list(self.one_piece)} if self.one_piece else {}),
+            **({"intensities": True} if self.intensities else {}),
         }
 
     @property
@@ -212,6 +217,24 @@ class ModelCard:
     def samples(self) -> bool:
         """Whether the model draws plausible segmentations, and not just one."""
         return self.architecture["type"] == "probabilistic-unet"
+
+
+def read_card_file(path: Path) -> dict[str, Any]:
+    """Return a model card from a JSON file; it is not checked yet, and may have gaps.
+
+    Raises:
+        InputError: if it cannot be read.
+    """
+    try:
+        card = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{path}: the model card cannot be read as JSON ({error}). "
+            "See `mrfunet models --json` for examples."
+        ) from error
+    if not isinstance(card, dict):
+        raise InputError(f"{path}: a model card is a JSON object. See `mrfunet models --json`.")
+    return card
 
 
 @cache
@@ -233,6 +256,8 @@ def _inconsistencies(card: dict[str, Any]) -> list[str]:
         return [f"one_piece: {card['one_piece']} must be values of classes, not background"]
     if "one_piece" in card and len(segments) == len(classes):
         return ["one_piece: needs a background class, for what lies apart"]
+    if card.get("intensities") and card["architecture"]["type"] == "probabilistic-unet":
+        return ["intensities: only of networks that give one segmentation"]
     axes = {frozenset("LR"), frozenset("PA"), frozenset("IS")}
     letters = card["input"]["orientation"]
     if {pair for pair in axes for letter in letters if letter in pair} != axes:

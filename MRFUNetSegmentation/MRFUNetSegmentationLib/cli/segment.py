@@ -91,6 +91,12 @@ def add_parser(commands) -> argparse.ArgumentParser:
         help="leave the model's Markov random field out",
     )
     parser.add_argument(
+        "--no-intensities",
+        dest="intensities",
+        action="store_false",
+        help="leave the image's intensities out, where the model uses them beside its network",
+    )
+    parser.add_argument(
         "--uncertainty",
         type=lambda text: text.split(","),
         default=[],
@@ -141,6 +147,7 @@ def run(options: argparse.Namespace) -> int:
         options.device,
         tolerance=options.tolerance,
         mrf=options.mrf,
+        intensities=options.intensities,
     )
     with _ending_like_an_interrupt():
         act = _segment if options.samples is None else _sample

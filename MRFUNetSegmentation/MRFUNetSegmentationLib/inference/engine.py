@@ -18,11 +18,12 @@ from ..uncertainty.statistics import MostProbable, entropy, label_variance
 from .batches import Slices, WholeVolume, slice_axis
 from .devices import describe_device, resolve_device
 from .grid import ModelGrid
+from .intensities import with_intensities
 from .latent_space import LatentSpace
 from .mrf_unet import MRFUNetPredictor
 from .normalise import percentile_normalise
 from .probabilistic import ProbabilisticPredictor
-from .run import BACK, COUNTING, RESAMPLING, SAMPLING, Progress, Run
+from .run import BACK, COUNTING, INTENSITIES, RESAMPLING, SAMPLING, Progress, Run
 from .sampled import ENTROPY, VARIANCE, SampledResult, check_number
 from .to_volume import ToVolume
 from .volume import Geometry, Volume
@@ -92,6 +93,8 @@ class Segmenter:
         tolerance: ends the mean field of an MRF early (see `networks.mrf.mean_field`); 0 runs
             all its iterations.
         mrf: False leaves the network's MRF out.
+        intensities: False leaves the intensities of the image out, where the card asks for them
+            (see `intensities`): the network alone.
 
     Attributes:
         checkpoint: the network and its card.
@@ -101,7 +104,7 @@ class Segmenter:
     Raises:
         DeviceError: if the machine has no such device.
         InputError: if the network needs several images at once, the tolerance is impossible, or
-            there is no MRF to be left out.
+            there is no MRF or no use of intensities to be left out.
     """
 
     def __init__(
@@ -111,6 +114,7 @@ class Segmenter:
         whole_voxels: int = _WHOLE_VOXELS,
         tolerance: float = 0.0,
         mrf: bool = True,
+        intensities: bool = True,
     ) -> None:
         if not 0 <= tolerance < 1:
             raise InputError(f"The tolerance must be at least 0 and below 1, not {tolerance:g}.")
@@ -126,9 +130,15 @@ class Segmenter:
                 "Run it without that option, or choose another model."
             )
         self.checkpoint = checkpoint
+        if not intensities and not checkpoint.card.intensities:
+            raise InputError(
+                f"The model {checkpoint.card.name} does not use the intensities of the image "
+                "beside its network. Run it without that option, or choose another model."
+            )
         card = checkpoint.card.input
         self._slice_axis = card.slice_plane and slice_axis(card.slice_plane, card.orientation)
         self._options = {"tolerance": tolerance, "mrf": mrf}
+        self._intensities = intensities and checkpoint.card.intensities
         self._wanted = resolve_device(device), whole_voxels
         self._move_to(*self._wanted)
 
@@ -159,11 +169,18 @@ class Segmenter:
             Cancelled: as soon as `cancelled` says so.
         """
         self._check_maps(maps)
-        run = Run(self.predictor.begins, progress, cancelled)
+        run = Run(self._begins(), progress, cancelled)
         image, to_volume = self._prepared(volume, run)
-        posterior = self.on_device(
-            lambda p: p.posterior(image[to_volume.box], run), image.numel(), run
-        )
+        inside = image[to_volume.box]
+        posterior = self.on_device(lambda p: p.posterior(inside, run), image.numel(), run)
+        if self._intensities:
+            run.begin(INTENSITIES)
+            spacing = to_volume.grid.spacing
+            posterior = self.on_device(
+                lambda p: self._with_intensities(posterior, inside, spacing, run),
+                image.numel(),
+                run,
+            )
         run.begin(BACK)
         with run.checking():
             labels, found = self._back(posterior, to_volume, maps, run)
@@ -265,6 +282,20 @@ class Segmenter:
                 if not _out_of_memory(error):
                     raise
                 self._step_down(voxels, run)
+
+    def _begins(self) -> dict[str, float]:
+        """Return when the stages of `segment` begin (see `Run`)."""
+        begins = dict(self.predictor.begins)
+        if not self._intensities:
+            begins.pop(INTENSITIES, None)
+        return begins
+
+    def _with_intensities(
+        self, posterior: Tensor, image: Tensor, spacing: tuple[float, ...], run: Run
+    ) -> Tensor:
+        segments = [c.value for c in self.checkpoint.card.segments]
+        posterior, image = posterior.to(self.device), image.to(self.device)
+        return with_intensities(posterior, image, segments, spacing, run).cpu()
 
     def _encode(self, volume: Volume, run: Run) -> LatentSpace:
         image, to_volume = self._prepared(volume, run)

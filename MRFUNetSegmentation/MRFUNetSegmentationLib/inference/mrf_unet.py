@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from ..networks import MRFUNet
 from .batches import Place, Slices, WholeVolume
-from .run import BACK, MEAN_FIELD, RESAMPLING, UNET, Run
+from .run import BACK, INTENSITIES, MEAN_FIELD, RESAMPLING, UNET, Run
 
 
 class MRFUNetPredictor:
@@ -26,7 +26,7 @@ class MRFUNetPredictor:
         mrf: whether the network's MRF is used, if it has one.
     """
 
-    begins = {RESAMPLING: 0.0, UNET: 0.03, MEAN_FIELD: 0.32, BACK: 0.96}  # noqa: RUF012
+    begins = {RESAMPLING: 0.0, UNET: 0.03, MEAN_FIELD: 0.3, INTENSITIES: 0.75, BACK: 0.96}  # noqa: RUF012
     crops = True
 
     def __init__(

@@ -13,11 +13,12 @@ from torch.overrides import TorchFunctionMode
 from ..errors import Cancelled
 
 Progress = Callable[[str, float], None]
-RESAMPLING, PRIOR, UNET, MEAN_FIELD, SAMPLING, COUNTING, BACK = (
+RESAMPLING, PRIOR, UNET, MEAN_FIELD, INTENSITIES, SAMPLING, COUNTING, BACK = (
     "Resampling",
     "Prior",
     "U-Net",
     "Mean field",
+    "Intensities",
     "Sampling",
     "Comparing the samples",
     "Back to the volume's grid",

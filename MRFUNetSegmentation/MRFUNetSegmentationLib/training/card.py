@@ -81,5 +81,6 @@ def trained_card(config: TrainingConfig, steps: int, metrics: dict[str, Any]) ->
             "citation": text.citation,
             "intended_use": text.intended_use,
             **one_piece,
+            "intensities": text.intensities,
         }
     )

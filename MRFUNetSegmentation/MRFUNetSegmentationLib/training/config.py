@@ -266,6 +266,7 @@ class CardText:
     citation: str
     intended_use: str
     slice_plane: str | None = None
+    intensities: bool = False
 
 
 @dataclass(frozen=True)

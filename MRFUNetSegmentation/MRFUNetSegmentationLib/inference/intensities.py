@@ -1,0 +1,142 @@
+"""Sharpens a segmentation by the intensities of the very image it is of.
+
+A network that has seen many contrasts knows what lies where in a head, but not what grey matter
+looks like in this scan. That can be read off the scan once it has been segmented: the intensities
+of a segment are taken for Gaussian, with a mean and a standard deviation that vary smoothly over
+the image, because of the bias field and because tissue differs from place to place. The Gaussians
+join the product of experts,
+
+    r_ik  proportional to  p_ik^a N(x_i | mu_ik, sigma_ik^2)^b,
+
+where p is the network's posterior, blurred by as much as it is unsure of borders. Parameters and
+responsibilities r are found in turns (expectation maximisation), as in segmentation by mixture
+models with tissue priors (Ashburner and Friston, NeuroImage 26:839-851, 2005). What is background
+stays background: outside the brain everything occurs, so its intensities say nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from .grid import resize
+from .run import Run
+
+# a and b. The network has seen the intensities already, so neither has a full vote.
+_PRIOR_WEIGHT = 0.6
+_LIKELIHOOD_WEIGHT = 0.4
+_ITERATIONS = 3
+# Standard deviation of the blur of the posterior, mm: what the borders drawn by the network are
+# off by in scans.
+_BORDER = 1.0
+# Standard deviation of the window in which a segment's intensities are gathered, mm. Smaller ones
+# follow the bias field better, and have fewer voxels to tell segments apart by.
+_WINDOW = 30.0
+# Means and variances vary slowly: they are computed on a grid of about this voxel size, mm.
+_COARSE = 4.0
+# Standard deviation, of intensities 0..1, that no segment falls below.
+_LEAST_DEVIATION = 0.03
+# A segment of less than this, ml, says too little about its intensities.
+_LEAST_ML = 1.0
+# Weight of the segment's intensities in the whole image where there is little of it near by, as a
+# share of that where there is most of it.
+_GLOBAL_SHARE = 0.01
+# Below this probability the network rules a segment out.
+_LEAST_PRIOR = 1e-4
+
+
+def with_intensities(
+    posterior: Tensor, image: Tensor, segments: Sequence[int], spacing: Sequence[float], run: Run
+) -> Tensor:
+    """Return the posterior (K, *shape) with the image's intensities taken into account.
+
+    Args:
+        posterior: (K, *shape), the network's.
+        image: (*shape), intensities 0..1; 0 is no measurement.
+        segments: the classes that are sorted anew; the others keep their probabilities.
+        spacing: voxel size, mm.
+        run: is advanced, and checked.
+    """
+    segments = [k for k in segments if _is_enough(posterior[k], spacing)]
+    if len(segments) < 2:
+        return posterior
+    box = _box(posterior[segments].sum(0))
+    result = posterior.clone()
+    inside = (slice(None), *box)
+    result[inside] = _sorted_anew(posterior[inside], image[box], segments, spacing, run)
+    return result
+
+
+def _sorted_anew(
+    posterior: Tensor, image: Tensor, segments: list[int], spacing: Sequence[float], run: Run
+) -> Tensor:
+    prior = torch.stack([_blurred(posterior[k], [_BORDER / s for s in spacing]) for k in segments])
+    prior = _PRIOR_WEIGHT * prior.clamp_min_(_LEAST_PRIOR).log_()
+    share = posterior[segments].sum(0)  # of all these segments together, from the network
+    responsibilities = posterior[segments]
+    for iteration in range(_ITERATIONS):
+        energy = torch.empty_like(prior)
+        for n, responsibility in enumerate(responsibilities):
+            energy[n] = _log_likelihood(image, responsibility, spacing)
+            done = iteration * len(segments) + n + 1
+            run.advance(done / (_ITERATIONS * len(segments)))
+        energy *= _LIKELIHOOD_WEIGHT
+        responsibilities = energy.add_(prior).softmax(0).mul_(share)
+    result = posterior.clone()
+    result[segments] = responsibilities
+    return result
+
+
+def _log_likelihood(image: Tensor, responsibility: Tensor, spacing: Sequence[float]) -> Tensor:
+    """Return ln N(x | mu, sigma^2), up to a constant, of a segment's local mean and deviation."""
+    # Squared, since voxels at borders are mixtures, which are no example of a segment.
+    weight = responsibility.square() * (image > 0)
+    weighted = weight * image
+    moments = torch.stack([weight, weighted, weighted * image])
+    factors = [max(1, round(_COARSE / s)) for s in spacing]
+    coarse = functional.avg_pool3d(
+        moments[:, None], factors, ceil_mode=True, count_include_pad=False
+    )[:, 0]
+    window = [_WINDOW / (s * f) for s, f in zip(spacing, factors, strict=True)]
+    coarse = torch.stack([_blurred(m, window) for m in coarse])
+    whole = coarse.mean((1, 2, 3), keepdim=True)
+    coarse += _GLOBAL_SHARE * coarse[0].max() * whole / whole[0]
+    mean = coarse[1] / coarse[0]
+    variance = (coarse[2] / coarse[0] - mean.square()).clamp_min(_LEAST_DEVIATION**2)
+    mean, variance = (resize(m, tuple(image.shape)) for m in (mean, variance))
+    return -0.5 * ((image - mean).square_().div_(variance) + variance.log())
+
+
+def _blurred(image: Tensor, sigma: Sequence[float]) -> Tensor:
+    """Blur (R, A, S) with a Gaussian of `sigma` voxels along each axis; outside is as the edge."""
+    x = image[None, None]
+    for axis, width in enumerate(sigma):
+        # No wider than what the padding may repeat; beyond two deviations little is left.
+        radius = max(1, round(2 * width))
+        offsets = torch.arange(-radius, radius + 1, device=image.device, dtype=image.dtype)
+        kernel = torch.exp(-0.5 * (offsets / width) ** 2)
+        view, padding = [1] * 5, [0] * 6
+        view[2 + axis] = -1
+        padding[4 - 2 * axis] = padding[5 - 2 * axis] = radius
+        x = functional.pad(x, padding, mode="replicate")
+        x = functional.conv3d(x, (kernel / kernel.sum()).view(view))
+    return x[0, 0]
+
+
+def _is_enough(probability: Tensor, spacing: Sequence[float]) -> bool:
+    voxel_ml = spacing[0] * spacing[1] * spacing[2] / 1000
+    return float((probability > 0.5).sum()) * voxel_ml >= _LEAST_ML
+
+
+def _box(probability: Tensor) -> tuple[slice, slice, slice]:
+    """Return the box around what any of the segments may be."""
+    found = probability > 0.01
+    sides = []
+    for axis in range(3):
+        others = [a for a in range(3) if a != axis]
+        line = found.any(dim=others[1]).any(dim=others[0]).nonzero().flatten()
+        sides.append(slice(int(line[0]), int(line[-1]) + 1))
+    return tuple(sides)
