@@ -7,6 +7,7 @@ from pathlib import Path
 
 from lightning.fabric import Fabric
 from lightning.fabric.strategies import DDPStrategy
+from torch import distributed
 
 from ..checkpoints.load import load_checkpoint
 from ..inference.devices import resolve_device
@@ -66,6 +67,16 @@ def launched_fabric(device: str) -> Fabric:
         fabric = Fabric(accelerator=chosen.type, devices=devices)
     fabric.launch()
     return fabric
+
+
+def leave_together(fabric: Fabric) -> None:
+    """End the connection of a run's processes once all are through.
+
+    One that exits while the others still talk to its threads is aborted now and then.
+    """
+    if distributed.is_initialized():
+        fabric.barrier()
+        distributed.destroy_process_group()
 
 
 def _label_map_data(
