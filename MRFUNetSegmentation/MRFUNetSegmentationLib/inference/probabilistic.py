@@ -184,13 +184,15 @@ class ProbabilisticPredictor:
     def _decoded(self, projected: Tensor, latents: Tensor) -> Tensor:
         """ln F (B, K, *spatial) of projected features (B, F, *spatial) and latents, on the CPU."""
         log_likelihood = torch.empty(len(projected), self._classes, *projected.shape[2:])
-        # f_comb sees single voxels, so the parts need no overlap.
+        # f_comb sees single voxels, so parts need no overlap; lines of slices go together.
+        images = max(1, _DECODED_VOXELS // projected[0, 0].numel())
         rows = max(1, _DECODED_VOXELS // projected[0, 0, 0].numel())
-        for image, z, result in zip(projected, latents, log_likelihood, strict=True):
+        batches = (t.split(images) for t in (projected, latents, log_likelihood))
+        for batch, z, results in zip(*batches, strict=True):
             for part, place in zip(
-                image.split(rows, dim=1), result.split(rows, dim=1), strict=True
+                batch.split(rows, dim=2), results.split(rows, dim=2), strict=True
             ):
-                place.copy_(self._log_likelihood(part[None].to(self.device), z[None])[0])
+                place.copy_(self._log_likelihood(part.to(self.device), z))
         return log_likelihood
 
     def _probabilities(self, log_likelihood: Tensor, most_iterations: int | None = None) -> Tensor:

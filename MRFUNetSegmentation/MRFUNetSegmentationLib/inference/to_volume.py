@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..checkpoints.card import ModelCard
+from ..uncertainty.statistics import MostProbable
 from .grid import ModelGrid, interpolation_weights, resize
 from .main_piece import main_piece
 
@@ -69,8 +70,11 @@ class ToVolume:
         """
         plane = torch.tensordot(probabilities, slab.weights, dims=([slab.across + 1], [0]))
         shape = [n for a, n in enumerate(self.grid.input_shape) if a != slab.across]
-        labels = resize(plane, tuple(shape)).argmax(0).to(torch.uint8)
-        return self.grid.restore(labels.unsqueeze(slab.across)).select(slab.axis, 0).numpy()
+        winner = MostProbable()  # several times faster than argmax across classes
+        for value, probability in enumerate(resize(plane, tuple(shape))):
+            winner.take(value, probability)
+        labels = winner.labels.unsqueeze(slab.across)
+        return self.grid.restore(labels).select(slab.axis, 0).numpy()
 
     def _in_one_piece(self, posterior: Tensor) -> Tensor:
         """Make background of what is apart from the object that the card says is one piece."""
