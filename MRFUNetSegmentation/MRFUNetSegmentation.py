@@ -170,10 +170,10 @@ class MRFUNetSegmentationLogic(ScriptedLoadableModuleLogic):
         waitForCompletion=True,
         **options,
     ):
-        """Segment a volume; shows no dialog.
+        """Segment a volume, or every volume of a sequence; shows no dialog.
 
         Args:
-            volumeNode: a scalar volume node.
+            volumeNode: a scalar volume node, or a sequence node of such.
             model: name of a bundled model, or path of a checkpoint.
             device: auto, cpu, cuda, cuda:N or mps.
             outputNode: segmentation node to write to; a new one if None.

@@ -71,6 +71,7 @@ class ParameterNode:
     def __init__(self, node=None, **values):
         defaults = dict.fromkeys(("inputVolume", "outputSegmentation"))
         defaults |= {"model": "brain-tissue", "device": "auto", "replaceNonFinite": False}
+        defaults |= {"wholeSequence": False}
         defaults |= {"samples": 32, "seed": 0, "consensus": "mean", "mapUncertainty": True}
         defaults |= {"exportContent": "segmentation", "exportFormat": "label map node"}
         defaults |= {"exportGrid": "volume"}

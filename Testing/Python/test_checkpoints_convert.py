@@ -223,7 +223,7 @@ def test_any_configuration_of_nitorch_gives_the_published_numbers(
     state = random_seg_mrf_net(**CONFIGURATIONS[name])
     given = {"iterations": 4, "w": 0.6} if options["mrf"] else {}
     path = saved(tmp_path, spelling(state))
-    network, checked = convert(path, "nitorch", card(options["classes"], options["dim"], **given))
+    network, checked = convert(path, None, card(options["classes"], options["dim"], **given))
     image = torch.randn(2, options["channels"], *SIZES[options["dim"]])
     logits, posterior = seg_mrf_net(state, image, 4, 0.6, revision)
     with torch.no_grad():
@@ -262,7 +262,7 @@ def test_probunet_fixtures(upstream_fixtures, fixture):
     path = upstream_fixtures / f"probunet_{fixture}.pth"
     a = {k: torch.from_numpy(v) for k, v in np.load(path.with_suffix(".npz")).items()}
     classes = a["logits"].shape[2]
-    network, checked = convert(path, "probunet-pytorch", card(max(2, classes), 2))
+    network, checked = convert(path, None, card(max(2, classes), 2))
     assert checked.architecture["latent"] == a["prior_mean"].shape[1]
     with torch.no_grad():
         features, prior = network.features(a["image"]), network.prior(a["image"])
@@ -590,6 +590,12 @@ def test_defaults_are_the_published_ones(tmp_path):
     assert checked.architecture["w"] == 1
 
 
+def test_weights_of_other_code_are_named_as_such(tmp_path):
+    path = saved(tmp_path, {"layer1.weight": torch.ones(2)})
+    with pytest.raises(CheckpointError, match="from none of nitorch, probunet-pytorch"):
+        convert(path, None, card(3))
+
+
 # ---- Command line --------------------------------------------------------------------------
 
 
@@ -623,6 +629,13 @@ def test_command_line_writes_a_checkpoint_that_loads(files, capsys):
     _, posterior = seg_mrf_net(random_seg_mrf_net(), image, 10, 1.0)
     with torch.no_grad():
         assert largest_difference(checkpoint.network(image), posterior) <= TOLERANCE
+
+
+def test_command_line_tells_the_source_by_the_weights(files):
+    checkpoint, card_file = str(files / "upstream.pth"), str(files / "card.json")
+    output = files / "out.safetensors"
+    assert main(["convert", checkpoint, "-o", str(output), "--card", card_file]) == 0
+    assert output.is_file()
 
 
 def test_command_line_keeps_what_is_there(files, capsys):

@@ -1,8 +1,14 @@
 """The lists of models and of devices, and the choices that are made for the user."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
+from MRFUNetSegmentationLib.checkpoints.card import ModelCard
+from MRFUNetSegmentationLib.errors import InputError
 from MRFUNetSegmentationLib.gui import model_list
+from MRFUNetSegmentationLib.gui.checkpoint_import import card_beside
 from MRFUNetSegmentationLib.gui.device_list import device_entries, gpu_remark
 from MRFUNetSegmentationLib.gui.export_choices import (
     ALL_SAMPLES,
@@ -12,7 +18,8 @@ from MRFUNetSegmentationLib.gui.export_choices import (
     SEGMENTATION,
     export_choices,
 )
-from MRFUNetSegmentationLib.gui.model_list import describe_model, model_entries
+from MRFUNetSegmentationLib.gui.model_folder import ModelFolder
+from MRFUNetSegmentationLib.gui.model_list import describe_model, found, model_entries
 from MRFUNetSegmentationLib.gui.suitability import suitability
 from mrml_scene import add_volume
 
@@ -83,6 +90,53 @@ def test_damaged_bundled_model_leaves_files_usable(monkeypatch, tmp_path, tiny_c
     assert "truncated" in describe_model("damaged").problem
 
 
+def test_models_are_searched_by_title_structure_and_modality():
+    entries = model_entries("brain-tissue")
+    names = {e.model for e in entries if e.matches("FLAIR lesion")}
+    assert names == {"white-matter-lesions"}
+    assert {e.model for e in entries if e.matches("ventricles")} == {
+        "brain-tissue",
+        "brain-tissue-fast",
+    }
+    assert all(entry.matches("  ") for entry in entries)
+    assert found(entries, " ") == ""
+    assert found(entries, "flair lesion") == "1 of 3 models. Return opens the list."
+    assert found(entries, "knee") == "No model is for that."
+
+
+def test_folder_of_imported_models(tmp_path):
+    folder = ModelFolder(tmp_path / "Models")
+    assert folder.models() == []
+    folder.clear([])
+    first = folder.place_for(Path("/elsewhere/mine.pth"))
+    assert first == tmp_path / "Models" / "mine.safetensors"
+    first.parent.mkdir()
+    first.touch()
+    second = folder.place_for(Path("/elsewhere/mine.pth"))
+    assert second.name == "mine-2.safetensors"
+    second.touch()
+    (tmp_path / "Models" / "notes.txt").touch()
+    assert folder.models() == [str(second), str(first)]
+    folder.clear([str(second)])
+    assert sorted(path.name for path in folder.path.iterdir()) == [
+        "mine-2.safetensors",
+        "notes.txt",
+    ]
+
+
+def test_checkpoint_of_published_code_needs_a_card(tmp_path):
+    checkpoint = tmp_path / "weights.pth"
+    with pytest.raises(InputError, match=r"as weights\.json") as caught:
+        card_beside(checkpoint)
+    example = json.loads(str(caught.value).partition("\n")[2])
+    ModelCard.from_dict({**example, "format_version": 1, "architecture": {"type": "mrf-unet"}})
+    (tmp_path / "weights.json").write_text(json.dumps(example))
+    assert card_beside(checkpoint) == example
+    (tmp_path / "weights.json").write_text("[]")
+    with pytest.raises(InputError, match="JSON object"):
+        card_beside(checkpoint)
+
+
 def test_devices_before_the_worker_was_asked():
     assert device_entries("auto") == [("auto", "Automatic"), ("cpu", "CPU")]
 
@@ -125,15 +179,23 @@ def test_the_only_volume_is_chosen(scene):
     assert only_volume(scene) is None
 
 
-def test_segmentation_belongs_to_its_reference_volume(scene):
-    from MRFUNetSegmentationLib.gui.preselection import belongs_to_other_volume
+def test_result_is_replaced_by_one_of_the_same_volume_and_model_only(scene):
+    from MRFUNetSegmentationLib.gui.preselection import fits, only_result
 
     one, other = (add_volume(scene, np.ones((2, 3, 4))) for _ in range(2))
     segmentation = scene.AddNewNodeByClass("vtkMRMLSegmentationNode")
-    assert not belongs_to_other_volume(segmentation, one)
+    assert fits(segmentation, one, "tiny")  # the user's own, empty or drawn by hand
     segmentation.SetReferenceImageGeometryParameterFromVolumeNode(one)
-    assert not belongs_to_other_volume(segmentation, one)
-    assert belongs_to_other_volume(segmentation, other)
+    assert fits(segmentation, one, "tiny")
+    assert not fits(segmentation, other, "tiny")
+    assert only_result(one) is None
+    segmentation.SetAttribute("MRFUNetSegmentation.Model", "tiny")
+    assert fits(segmentation, one, "tiny")
+    assert not fits(segmentation, one, "large")
+    assert not fits(segmentation, one, "tiny", of_sequence=True)
+    assert only_result(one) is only_result(one, "tiny") is segmentation
+    assert only_result(one, "large") is None
+    assert only_result(other) is None
 
 
 def test_suitability_tells_what_matters():

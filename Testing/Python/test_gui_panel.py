@@ -1,5 +1,6 @@
 """The panel with real widgets (PySide6), a real scene and a real worker."""
 
+import json
 import sys
 import time
 import types
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from gui_tools import ParameterNode, load_ui
 from mrml_scene import OBLIQUE, add_volume
+from test_checkpoints_convert import card, random_seg_mrf_net, saved
 
 MATRIX = OBLIQUE @ np.diag([6.0, 4.8, 3.0, 1.0])
 
@@ -75,10 +77,12 @@ class Harness:
 
 
 @pytest.fixture
-def harness(qt, scene, worker, tiny_checkpoint, library, monkeypatch):
+def harness(qt, scene, worker, tiny_checkpoint, library, monkeypatch, tmp_path):
     from MRFUNetSegmentationLib.gui import panel
+    from MRFUNetSegmentationLib.gui.model_folder import ModelFolder
 
     monkeypatch.setattr(panel, "ensure_installed", lambda: None)
+    monkeypatch.setattr(panel, "_model_folder", lambda: ModelFolder(tmp_path / "Models"))
     harness = Harness(qt, worker, tiny_checkpoint)
     yield harness
     harness.panel.close()
@@ -137,6 +141,16 @@ def test_second_run_replaces_the_first_and_another_volume_gets_its_own(harness, 
     second = run()
     assert second is not first
     assert scene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode") == 2
+    harness.parameters.inputVolume = volume
+    assert harness.parameters.outputSegmentation is first
+    model = harness.parameters.model
+    harness.parameters.model = "brain-tissue"
+    assert harness.parameters.outputSegmentation is None
+    assert not first.GetDisplayNode().GetVisibility()
+    assert second.GetDisplayNode().GetVisibility()  # of the other volume: it covers nothing
+    harness.parameters.model = model
+    assert harness.parameters.outputSegmentation is first
+    assert first.GetDisplayNode().GetVisibility()
 
 
 def test_choosing_an_output_by_hand_is_respected(harness, scene, volume):
@@ -266,6 +280,106 @@ def test_choosing_a_model_of_the_list(harness, tiny_checkpoint, monkeypatch):
     choose(harness, harness.ui.modelSelector, index)
     assert harness.parameters.model == str(tiny_checkpoint)
     assert not harness.looks_wrong
+
+
+def entries(harness) -> list[str]:
+    selector = harness.ui.modelSelector
+    return [selector.itemText(i) for i in range(selector.count())]
+
+
+def test_models_are_searched(harness):
+    assert len(entries(harness)) == 5
+    harness.ui.modelSearchEdit.setText("lesion flair")
+    assert [e.partition(" (")[0] for e in entries(harness)] == [
+        "White-matter lesions on FLAIR",
+        "Tiny network for tests",
+        "Load checkpoint from file…",
+    ]
+    assert "tiny" in harness.ui.modelSelector.currentText()
+    assert harness.ui.modelSearchRemark.text().startswith("1 of 4 models")
+    choose(harness, harness.ui.modelSelector, 0)
+    assert harness.parameters.model == "white-matter-lesions"
+    harness.ui.modelSearchEdit.setText("knee")
+    assert harness.ui.modelSearchRemark.text() == "No model is for that."
+    harness.ui.modelSearchEdit.clear()
+    assert harness.ui.modelSearchRemark.isHidden()
+    assert harness.ui.modelSelector.currentText().startswith("White-matter lesions")
+
+
+@pytest.fixture
+def published(tmp_path, monkeypatch):
+    """A checkpoint of published code, which the user chooses in the dialog."""
+    file = saved(tmp_path, random_seg_mrf_net())
+    dialog = types.SimpleNamespace(getOpenFileName=lambda *_: str(file))
+    monkeypatch.setattr(sys.modules["qt"], "QFileDialog", dialog)
+    return file
+
+
+def load_checkpoint(harness):
+    choose(harness, harness.ui.modelSelector, harness.ui.modelSelector.count() - 1)
+
+
+def test_checkpoint_of_published_code_is_imported(harness, published, volume, scene, monkeypatch):
+    import slicer
+
+    published.with_suffix(".json").write_text(json.dumps(card(3)))
+    assert harness.ui.openModelFolderButton.isHidden()
+    load_checkpoint(harness)
+    assert harness.ui.applyButton.text() == "Cancel"
+    assert "Importing upstream.pth" in harness.ui.progressBar.format()
+    harness.wait(lambda: harness.ui.applyButton.text() == "Apply")
+    assert "upstream.pth was imported" in harness.message
+    imported = harness.parameters.model
+    assert imported.endswith("Models/upstream.safetensors")
+    assert harness.ui.modelSelector.currentText() == "Converted (upstream.safetensors)"
+    assert not harness.ui.openModelFolderButton.isHidden()
+    harness.panel.follow_scene()
+    harness.apply()
+    harness.wait_for_end()
+    assert "2 structures segmented" in harness.message
+    load_checkpoint(harness)
+    harness.wait(lambda: harness.ui.applyButton.text() == "Apply")
+    asked = []
+    monkeypatch.setattr(
+        slicer.util, "confirmOkCancelDisplay", lambda text: asked.append(text) or len(asked) > 1
+    )
+    harness.ui.clearModelFolderButton.click()
+    assert "imported models" in asked[0]
+    assert len(harness.panel._model_folder.models()) == 2
+    harness.ui.clearModelFolderButton.click()
+    assert harness.panel._model_folder.models() == [harness.parameters.model]
+    assert harness.parameters.model != imported
+
+
+def test_import_says_what_is_needed(harness, published, qt):
+    before = harness.parameters.model
+    load_checkpoint(harness)
+    assert "Put its model card beside it, as upstream.json" in harness.message
+    assert harness.looks_wrong
+    harness.ui.copyMessageButton.click()
+    assert '"voxel_size"' in qt.QApplication.clipboard().text()
+    published.with_suffix(".json").write_text(json.dumps(card(5)))
+    load_checkpoint(harness)
+    harness.wait(lambda: harness.ui.applyButton.text() == "Apply")
+    assert "names 5 classes" in harness.message
+    assert harness.parameters.model == before
+    assert harness.panel._model_folder.models() == []
+
+
+def test_import_is_cancelled(harness, published):
+    published.with_suffix(".json").write_text(json.dumps(card(3)))
+    load_checkpoint(harness)
+    harness.apply()
+    harness.wait(lambda: harness.ui.applyButton.text() == "Apply")
+    assert "cancelled" in harness.message
+
+
+def test_folder_of_imported_models_is_opened(harness, monkeypatch):
+    opened = []
+    services = types.SimpleNamespace(openUrl=lambda url: opened.append(url.toLocalFile()))
+    monkeypatch.setattr(sys.modules["qt"], "QDesktopServices", services)
+    harness.ui.openModelFolderButton.click()
+    assert opened == [str(harness.panel._model_folder.path)]
 
 
 def luminance(color) -> float:

@@ -53,7 +53,7 @@ class FakeLogic:
     def __init__(self):
         self.runs, self.calls, self.ended = [], [], False
         self.job = types.SimpleNamespace(state="running", result=None, poll=lambda: None)
-        self.worker = types.SimpleNamespace(request_devices=lambda: self.job)
+        self.worker = types.SimpleNamespace(request_devices=lambda: self.job, ends_soon=False)
 
     def segment(self, volume, **options):
         return self._run("segment", volume, **options)
@@ -185,6 +185,44 @@ def test_cancel(controller, logic):
     assert controller.progress.cancelling
     run.on_progress("U-Net", 0.6)
     assert controller.progress.cancelling
+
+
+def test_run_starts_when_the_worker_has_ended_something(controller, logic, results):
+    logic.worker.ends_soon = True
+    controller.start(*SCAN)
+    controller.poll()
+    assert logic.runs == []
+    assert controller.running and controller.progress.stage == "Starting"
+    logic.worker.ends_soon = False
+    controller.poll()
+    (run,) = logic.runs
+    run.next_steps = [run.finish]
+    controller.poll()
+    assert results == ["segmentation"]
+
+
+def test_cancel_of_a_run_that_has_not_started(controller, logic):
+    logic.worker.ends_soon = True
+    controller.start(*SCAN)
+    controller.cancel()
+    logic.worker.ends_soon = False
+    controller.poll()
+    assert logic.runs == []
+    assert not controller.running
+    assert "cancelled" in controller.outcome.text
+
+
+def test_time_of_a_sequence_is_that_of_its_volumes(logic):
+    sequence = types.SimpleNamespace(
+        GetNumberOfDataNodes=lambda: 3, GetNthDataNode=lambda item: IMAGE
+    )
+    controller = RunController(logic, lambda: None, lambda node: None)
+    controller.start(*SCAN)
+    logic.runs[0].next_steps = [logic.runs[0].finish]
+    time.sleep(0.05)
+    controller.poll()
+    one = controller.estimate(*SCAN)
+    assert controller.estimate(sequence, *SCAN[1:]) == pytest.approx(3 * one)
 
 
 def test_close_ends_the_worker(controller, logic):

@@ -1,9 +1,12 @@
 """The panel's sections on results, with real widgets (PySide6), a real scene and a real worker."""
 
+import time
+
 import numpy as np
 import pytest
 from mrml_scene import add_volume
 from sampling_tools import write_model
+from sequence_tools import add_sequence, browser_of, shown_volume
 from test_gui_panel import MATRIX, blobs, harness, volume, worker  # noqa: F401 - fixtures
 from test_mrml_samples import sequences  # noqa: F401 - a fixture
 
@@ -153,6 +156,15 @@ def test_entropy_is_laid_over_the_views(views, segmented):
     assert not ui.overlayOpacitySlider.isEnabled()
 
 
+def test_map_goes_with_its_segmentation(views, segmented):
+    choose(segmented, segmented.ui.overlaySelector, "entropy")
+    assert views.GetForegroundVolumeID() is not None
+    segmented.parameters.model = "brain-tissue"
+    process(segmented)
+    assert segmented.ui.uncertaintySection.isHidden()
+    assert views.GetForegroundVolumeID() is None
+
+
 def test_without_a_map_there_is_no_such_section(harness, volume):
     harness.parameters.mapUncertainty = False
     harness.panel.follow_scene()
@@ -250,6 +262,18 @@ def test_next_run_ends_the_exploration(sampled):
     assert "5 plausible" in sampled.message
 
 
+def test_next_run_does_not_wait_for_a_slice_that_is_computed(sampled):
+    sampled.ui.exploreButton.click()
+    sampled.ui.latentSlider1.setValue(100)
+    assert sampled.panel._explore.explorer.busy
+    begin = time.monotonic()
+    sampled.apply()
+    assert time.monotonic() - begin < 0.1
+    assert sampled.ui.applyButton.text() == "Cancel"
+    sampled.wait_for_end()
+    assert "5 plausible" in sampled.message
+
+
 @pytest.mark.parametrize(
     ("content", "kind", "files"),
     [
@@ -265,6 +289,7 @@ def test_export_to_files(sampled, tmp_path, monkeypatch, content, kind, files):
     choose(sampled, sampled.ui.exportFormatSelector, f"({kind})")
     assert not sampled.ui.exportGridSelector.isHidden()
     sampled.ui.exportButton.click()
+    sampled.wait(lambda: sampled.ui.exportProgressBar.isHidden())
     assert str(tmp_path) in sampled.message
     assert not sampled.looks_wrong
     assert sorted(file.name for file in tmp_path.iterdir()) == files
@@ -275,6 +300,58 @@ def test_export_to_the_scene(sampled, scene):
     assert scene.GetNumberOfNodesByClass("vtkMRMLLabelMapVolumeNode") == 1
     assert "was added" in sampled.message
     assert sampled.ui.exportGridSelector.isHidden()
+
+
+def test_export_of_all_samples_goes_on_in_steps_and_is_cancelled(
+    sampled, tmp_path, monkeypatch, scene
+):
+    ui, folder = sampled.ui, tmp_path / "new"
+    monkeypatch.setattr(sampled.panel._export, "_ask_for_path", lambda: str(folder))
+    choose(sampled, ui.exportContentSelector, "All")
+    for kind in ("(.nrrd)", "in the scene"):
+        choose(sampled, ui.exportFormatSelector, kind)
+        ui.exportButton.click()
+        assert not ui.exportProgressBar.isHidden()
+        assert not ui.exportContentSelector.isEnabled()
+        sampled.wait(lambda: ui.exportProgressBar.value() > 0)
+        assert ui.exportButton.text().startswith("Cancel")
+        sampled.panel.follow_scene()
+        process(sampled)
+        ui.exportButton.click()
+        assert "nothing of it was kept" in sampled.message
+        assert ui.exportProgressBar.isHidden()
+        process(sampled)
+        assert ui.exportButton.text().startswith("Export")
+        assert ui.exportContentSelector.isEnabled()
+    assert not folder.exists()
+    assert scene.GetNumberOfNodesByClass("vtkMRMLLabelMapVolumeNode") == 0
+    ui.exportButton.click()
+    sampled.wait(lambda: ui.exportProgressBar.isHidden())
+    assert "5 label maps were added" in sampled.message
+    assert scene.GetNumberOfNodesByClass("vtkMRMLLabelMapVolumeNode") == 5
+
+
+def test_samples_are_not_mixed_with_those_of_an_earlier_export(sampled, tmp_path, monkeypatch):
+    (tmp_path / "sample_004.nrrd").write_bytes(b"earlier")
+    monkeypatch.setattr(sampled.panel._export, "_ask_for_path", lambda: str(tmp_path))
+    choose(sampled, sampled.ui.exportContentSelector, "All")
+    choose(sampled, sampled.ui.exportFormatSelector, "(.nrrd)")
+    sampled.ui.exportButton.click()
+    sampled.wait(lambda: sampled.ui.exportProgressBar.isHidden())
+    assert sampled.looks_wrong
+    assert "Choose another folder" in sampled.message
+    assert [path.name for path in tmp_path.iterdir()] == ["sample_004.nrrd"]
+
+
+def test_scene_that_closes_during_an_export(sampled, scene):
+    choose(sampled, sampled.ui.exportContentSelector, "All")
+    sampled.ui.exportButton.click()
+    sampled.wait(lambda: sampled.ui.exportProgressBar.value() > 0)
+    sampled.panel.forget_scene()
+    scene.Clear()
+    process(sampled)
+    assert sampled.ui.exportProgressBar.isHidden()
+    assert scene.GetNumberOfNodesByClass("vtkMRMLLabelMapVolumeNode") == 0
 
 
 def test_export_that_fails_is_a_message(sampled, tmp_path, monkeypatch):
@@ -382,7 +459,9 @@ def test_fill_returns_when_the_map_goes(views, segmented):
 
 
 def test_segmentation_that_was_a_consensus_leaves_its_samples(sampled, tiny_checkpoint):
+    consensus = sampled.parameters.outputSegmentation
     sampled.parameters.model = str(tiny_checkpoint)
+    sampled.parameters.outputSegmentation = consensus
     sampled.apply()
     sampled.wait_for_end()
     process(sampled)
@@ -429,3 +508,87 @@ def test_installation_that_takes_long_does_not_stop_the_run(harness, volume, mon
     harness.apply()
     harness.wait_for_end()
     assert "structures segmented" in harness.message
+
+
+@pytest.fixture
+def series(scene, sequences):
+    """Three scans in a sequence."""
+    return add_sequence(scene, [blobs(n) for n in range(3)], [MATRIX] * 3)
+
+
+def test_sequence_is_segmented_as_a_whole(harness, scene, series):
+    ui, parameters = harness.ui, harness.parameters
+    harness.panel.follow_scene()
+    assert parameters.inputVolume is shown_volume(series)
+    assert ui.wholeSequenceCheckBox.text() == "Segment all 3 volumes of its sequence"
+    assert not ui.wholeSequenceCheckBox.isHidden()
+    assert not ui.mapUncertaintyCheckBox.isHidden()
+    parameters.wholeSequence = True
+    assert "Each of the 3 volumes" in ui.inputRemark.text()
+    assert ui.mapUncertaintyCheckBox.isHidden()
+    harness.apply()
+    harness.wait(lambda: "Volume 2 of 3" in ui.progressBar.format())
+    harness.wait_for_end()
+    assert "4 structures segmented in 3 volumes" in harness.message
+    process(harness)
+    shown = []
+    for item in range(3):
+        ui.sequenceSlider.setValue(item + 1)
+        process(harness)
+        assert browser_of(series).GetSelectedItemNumber() == item
+        assert ui.sequenceLabel.text() == f"{item + 1} of 3:"
+        shown.append(rows(harness))
+    assert len({str(table) for table in shown}) == 3
+    first = parameters.outputSegmentation
+    harness.apply()
+    harness.wait_for_end()
+    assert parameters.outputSegmentation is first
+    process(harness)
+    assert not ui.takeBackButton.isHidden()
+    ui.takeBackButton.click()
+    process(harness)
+    assert rows(harness) == shown[2]
+    assert scene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode") == 1
+
+
+def test_slider_follows_the_sequences_browser(harness, series):
+    harness.panel.follow_scene()
+    browser_of(series).SetSelectedItemNumber(2)
+    process(harness)
+    assert harness.ui.sequenceSlider.value() == 3
+    assert harness.ui.sequenceLabel.text() == "3 of 3:"
+
+
+def test_segmentation_of_one_volume_does_not_become_those_of_all(harness, series):
+    harness.panel.follow_scene()
+    harness.apply()
+    harness.wait_for_end()
+    single = harness.parameters.outputSegmentation
+    harness.parameters.wholeSequence = True
+    assert harness.parameters.outputSegmentation is None
+    harness.apply()
+    harness.wait_for_end()
+    assert harness.parameters.outputSegmentation not in (single, None)
+
+
+def test_sequence_gets_no_samples(harness, model, series):
+    harness.parameters.model = str(model)
+    harness.panel.follow_scene()
+    assert not harness.ui.samplesSpinBox.isHidden()
+    harness.parameters.wholeSequence = True
+    assert harness.ui.samplesSpinBox.isHidden()
+    assert "No samples are drawn" in harness.ui.inputRemark.text()
+    harness.apply()
+    harness.wait_for_end()
+    assert "2 structures segmented in 3 volumes" in harness.message
+
+
+def test_volume_alone_has_no_sequence(harness, scene, sequences):
+    harness.parameters.wholeSequence = True
+    add_sequence(scene, [blobs()], [MATRIX])
+    harness.panel.follow_scene()
+    assert harness.ui.wholeSequenceCheckBox.isHidden()
+    assert harness.ui.sequenceSlider.isHidden()
+    harness.apply()
+    harness.wait_for_end()
+    assert "4 structures segmented in 1 s" in harness.message

@@ -73,7 +73,7 @@ def test_each_bound_widget_names_a_parameter_that_it_can_show(widgets):
             assert kind in CONNECTABLE[widget.get("class")]
             bound[name] = widget
     assert set(bound) == {
-        *("inputVolume", "outputSegmentation", "replaceNonFinite"),
+        *("inputVolume", "wholeSequence", "outputSegmentation", "replaceNonFinite"),
         *("samples", "seed", "mapUncertainty"),
     }
     for name in ("inputVolume", "outputSegmentation"):

@@ -24,6 +24,8 @@ from MRFUNetSegmentationLib.mrml.export import (  # noqa: E402
     export_sample_files,
     export_sample_nodes,
     read_labels,
+    sample_files_in_steps,
+    sample_nodes_in_steps,
 )
 from MRFUNetSegmentationLib.mrml.file_grid import FILE  # noqa: E402
 from MRFUNetSegmentationLib.mrml.geometry import ijk_to_ras  # noqa: E402
@@ -463,6 +465,40 @@ def test_all_samples_as_files(samples, tmp_path, suffix):
     assert sorted((tmp_path / "new").iterdir()) == paths
     for n, path in enumerate(paths):
         image = sitk.ReadImage(str(path))
+        np.testing.assert_array_equal(sitk.GetArrayFromImage(image), sampled_labels(n))
+
+
+def test_samples_are_exported_in_steps(samples, tmp_path):
+    fractions = list(sample_files_in_steps(tmp_path, samples))
+    assert fractions == sorted(fractions)
+    assert fractions[-1] == 1
+    assert len(fractions) >= samples.number
+    assert len(list(tmp_path.iterdir())) == samples.number
+
+
+@pytest.mark.parametrize("steps_taken", [0, 1, 4])
+def test_export_that_ends_early_leaves_nothing(scene, samples, tmp_path, steps_taken):
+    before = [scene.GetNthNode(i).GetID() for i in range(scene.GetNumberOfNodes())]
+    (tmp_path / "old").mkdir()
+    for steps in (
+        sample_files_in_steps(tmp_path / "new", samples),
+        sample_files_in_steps(tmp_path / "old", samples),
+        sample_nodes_in_steps(samples),
+    ):
+        for _ in range(steps_taken):
+            next(steps)
+        steps.close()
+    assert list(tmp_path.rglob("*")) == [tmp_path / "old"]
+    assert [scene.GetNthNode(i).GetID() for i in range(scene.GetNumberOfNodes())] == before
+
+
+def test_samples_that_are_replaced_during_their_export_are_exported(samples, tmp_path):
+    steps = sample_files_in_steps(tmp_path, samples)
+    next(steps)
+    samples.remove()
+    list(steps)
+    for n in range(4):
+        image = sitk.ReadImage(str(tmp_path / f"sample_00{n + 1}.nii.gz"))
         np.testing.assert_array_equal(sitk.GetArrayFromImage(image), sampled_labels(n))
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from MRFUNetSegmentationLib.checkpoints.header import read_info
 from MRFUNetSegmentationLib.checkpoints.load import load_checkpoint
 from MRFUNetSegmentationLib.errors import (
     Cancelled,
@@ -26,6 +27,7 @@ from MRFUNetSegmentationLib.inference.engine import Segmenter
 from MRFUNetSegmentationLib.inference.volume import Geometry, Volume
 from MRFUNetSegmentationLib.worker import folder, protocol
 from MRFUNetSegmentationLib.worker.client import Worker
+from test_checkpoints_convert import card, random_seg_mrf_net, saved
 from worker_tools import (
     PACKAGE_PARENT,
     blobs,
@@ -498,3 +500,18 @@ print(worker._process.pid, len(result.labels), heavy)
     assert client.returncode == 0
     assert wait_until(lambda: not is_running(int(pid)))
     assert not any(temporary.iterdir())
+
+
+def test_checkpoint_of_published_code_is_converted(warm, tmp_path):
+    checkpoint, target = saved(tmp_path, random_seg_mrf_net()), tmp_path / "new" / "out.safetensors"
+    assert warm.convert(checkpoint, card(3), target).wait(60) == target
+    info = read_info(target)
+    assert info.card.name == "converted"
+    assert warm.submit(small_volume(), target).wait(60).labels.max() < 3
+
+
+def test_checkpoint_that_cannot_be_converted_is_an_error(warm, tmp_path):
+    target = tmp_path / "out.safetensors"
+    with pytest.raises(CheckpointError, match="names 4 classes"):
+        warm.convert(saved(tmp_path, random_seg_mrf_net()), card(4), target).wait(60)
+    assert not target.exists()

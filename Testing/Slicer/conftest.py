@@ -6,16 +6,19 @@ from pathlib import Path
 
 import pytest
 import slicer
-from slicer_user import Panel, made_up_head
+from slicer_user import MODULE, Panel, made_up_head
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 _MAKE_MODEL = """
-import sys
-from pathlib import Path
-sys.path[:0] = [r"{repository}/Testing/Python", r"{repository}/MRFUNetSegmentation"]
 from conftest import make_tiny_card
 from sampling_tools import write_model
-print(write_model(Path(r"{folder}"), make_tiny_card()))
+print(write_model(folder, make_tiny_card()))
+"""
+_MAKE_PUBLISHED = """
+import json
+from test_checkpoints_convert import card, random_seg_mrf_net, saved
+(folder / "upstream.json").write_text(json.dumps(card(3)))
+print(saved(folder, random_seg_mrf_net()))
 """
 
 
@@ -42,11 +45,27 @@ def scan(panel):
 @pytest.fixture(scope="session")
 def sampling_model(tmp_path_factory) -> str:
     """Path of a small Probabilistic U-Net of random weights; torch makes it elsewhere."""
+    return made_elsewhere(_MAKE_MODEL, tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="session")
+def published_checkpoint(tmp_path_factory) -> Path:
+    """Checkpoint of published code, of random weights, with its model card beside it."""
+    return Path(made_elsewhere(_MAKE_PUBLISHED, tmp_path_factory.mktemp("published")))
+
+
+def made_elsewhere(code: str, folder: Path) -> str:
+    """Run code of the tests with torch in a process of its own; return its last line."""
     from MRFUNetSegmentationLib.logic.logic import _python
 
-    code = _MAKE_MODEL.format(repository=REPOSITORY, folder=tmp_path_factory.mktemp("model"))
+    paths = [str(REPOSITORY / "Testing" / "Python"), str(REPOSITORY / MODULE)]
+    setup = f"import sys\nfrom pathlib import Path\nsys.path[:0] = {paths}\n"
     done = subprocess.run(
-        [_python(), "-c", code], capture_output=True, text=True, timeout=120, check=False
+        [_python(), "-c", f"{setup}folder = Path({str(folder)!r})\n{code}"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.strip().splitlines()[-1]

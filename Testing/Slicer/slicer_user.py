@@ -78,16 +78,31 @@ class Panel:
         process_events(0.1)
 
 
-def made_up_head(name: str):
+def made_up_head(name: str, inner: float = 0.6):
     """Return a volume of 96 x 96 x 96 voxels: two balls, one in the other, and some noise."""
     radius = np.sqrt(sum(x**2 for x in np.mgrid[-1:1:96j, -1:1:96j, -1:1:96j]))
     noise = np.random.default_rng(0).normal(0, 5, radius.shape)
-    array = (100 * (radius < 0.9) + 50 * (radius < 0.6) + noise).astype(np.int16)
+    array = (100 * (radius < 0.9) + 50 * (radius < inner) + noise).astype(np.int16)
     volume = slicer.util.addVolumeFromArray(array, name=name)
     volume.SetSpacing(2, 2, 2)
     volume.SetOrigin(-96, -96, -96)
     slicer.util.setSliceViewerLayers(background=volume, fit=True)
     return volume
+
+
+def made_up_series(name: str, number: int):
+    """Return the browser of a sequence of heads whose inner balls differ in size."""
+    sequence = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSequenceNode", name)
+    for n in range(number):
+        head = made_up_head(f"{name} {n + 1}", 0.4 + 0.1 * n)
+        sequence.SetDataNodeAtValue(head, str(n))
+        slicer.mrmlScene.RemoveNode(head)
+    browser = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSequenceBrowserNode", f"{name} browser")
+    browser.SetAndObserveMasterSequenceNodeID(sequence.GetID())
+    process_events(0.2)
+    volume = browser.GetProxyNode(sequence)
+    slicer.util.setSliceViewerLayers(background=volume, fit=True)
+    return browser
 
 
 class Heartbeat:

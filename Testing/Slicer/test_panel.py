@@ -7,7 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import slicer
-from slicer_user import MODULE, Heartbeat, made_up_head, picture, process_events, slice_pixels
+from slicer_user import (
+    MODULE,
+    Heartbeat,
+    made_up_head,
+    made_up_series,
+    picture,
+    process_events,
+    slice_pixels,
+)
 
 
 def segmentations() -> list:
@@ -116,6 +124,13 @@ def test_entropy_is_laid_over_the_scan(segmented):
     assert (slice_pixels() != faint).any()
     segmented.choose(ui.overlaySelector, "None")
     assert panel_fill(segmented)
+    np.testing.assert_array_equal(slice_pixels(), before)
+
+
+def test_legend_goes_with_its_map(segmented):
+    before = slice_pixels()
+    segmented.choose(segmented.ui.overlaySelector, "entropy")
+    segmented.choose(segmented.ui.overlaySelector, "None")
     np.testing.assert_array_equal(slice_pixels(), before)
 
 
@@ -251,11 +266,28 @@ def test_export_to_the_scene_and_to_files(sampled, tmp_path, monkeypatch):
         sampled.choose(ui.exportContentSelector, content)
         sampled.choose(ui.exportFormatSelector, f"({kind})")
         ui.exportButton.click()
-        process_events(0.1)
+        sampled.wait(lambda: not ui.exportProgressBar.visible)
         assert "ritten to" in sampled.message, sampled.message
     names = {path.name for path in Path(tmp_path).iterdir()}
     assert {"out.nii.gz", "out.seg.nrrd", "sample_001.nrrd", "sample_008.nrrd"} <= names
     assert parameters.exportFormat == ".nrrd"
+
+
+def test_export_of_many_samples_lets_the_application_go_on(sampled, tmp_path, monkeypatch):
+    ui = sampled.ui
+    ui.exportSection.collapsed = False
+    monkeypatch.setattr(sampled.widget.panel._export, "_ask_for_path", lambda: str(tmp_path))
+    sampled.choose(ui.exportContentSelector, "All")
+    sampled.choose(ui.exportFormatSelector, "(.nii.gz)")
+    with Heartbeat() as heartbeat:
+        ui.exportButton.click()
+        sampled.wait(lambda: ui.exportProgressBar.value > 10)
+        ui.exportButton.click()
+    print(f"longest gap during the export: {1000 * max(heartbeat.gaps):.0f} ms")
+    assert "nothing of it was kept" in sampled.message
+    assert list(tmp_path.iterdir()) == []
+    process_events(0.1)
+    assert ui.exportButton.text == "Export…"
 
 
 def test_choices_and_samples_come_back_with_the_scene(sampled, tmp_path):
@@ -330,6 +362,37 @@ def test_another_module_may_be_shown_during_a_run(panel, scan):
     assert panel.ui.resultsSection.visible
 
 
+def test_two_models_get_their_own_segmentations(segmented, sampling_model):
+    first, model = segmented.parameters.outputSegmentation, segmented.parameters.model
+    segmented.parameters.model = sampling_model
+    segmented.parameters.samples = 2
+    process_events(0.2)
+    assert segmented.parameters.outputSegmentation is None
+    assert not first.GetDisplayNode().GetVisibility()
+    segmented.apply_and_wait()
+    second = segmented.parameters.outputSegmentation
+    assert second is not first
+    segmented.parameters.model = model
+    process_events(0.2)
+    assert segmented.parameters.outputSegmentation is first
+    assert first.GetDisplayNode().GetVisibility()
+    assert not second.GetDisplayNode().GetVisibility()
+    assert segmented.ui.structuresTree.topLevelItemCount == 4
+
+
+def test_structures_of_another_model_are_shown(segmented, sampling_model):
+    node = segmented.parameters.outputSegmentation
+    segmented.parameters.model = sampling_model
+    segmented.parameters.samples = 2
+    segmented.parameters.outputSegmentation = node
+    process_events(0.2)
+    segmented.apply_and_wait()
+    segmentation = node.GetSegmentation()
+    assert segmentation.GetNumberOfSegments() == 2
+    for segment_id in segmentation.GetSegmentIDs():
+        assert node.GetDisplayNode().GetSegmentVisibility(segment_id)
+
+
 def test_two_volumes_get_their_own_segmentations(segmented):
     first = segmented.parameters.outputSegmentation
     segmented.parameters.inputVolume = made_up_head("Other head")
@@ -339,6 +402,95 @@ def test_two_volumes_get_their_own_segmentations(segmented):
     segmented.apply_and_wait()
     assert segmented.parameters.outputSegmentation is not first
     assert len(segmentations()) == 2
+
+
+def test_sequence_is_segmented_and_browsed(panel):
+    browser = made_up_series("Visit", 3)
+    ui = panel.ui
+    assert ui.wholeSequenceCheckBox.visible
+    ui.wholeSequenceCheckBox.click()
+    process_events(0.1)
+    assert "Each of the 3 volumes" in ui.inputRemark.text
+    with Heartbeat() as heartbeat:
+        panel.apply()
+        panel.wait(lambda: "Volume 2 of 3" in ui.progressBar.format or panel.idle)
+        browser.SelectNextItem()
+        panel.wait(lambda: panel.idle)
+    print(f"longest gap during a sequence: {1000 * max(heartbeat.gaps):.0f} ms")
+    assert "in 3 volumes" in panel.message
+    assert len(segmentations()) == 1
+    shown = []
+    for item in range(3):
+        ui.sequenceSlider.setValue(item + 1)
+        process_events(0.3)
+        assert browser.GetSelectedItemNumber() == item
+        tree = ui.structuresTree
+        volumes = [tree.topLevelItem(row).text(1) for row in range(tree.topLevelItemCount)]
+        shown.append((tuple(volumes), slice_pixels().tobytes()))
+    assert len(set(shown)) == 3
+    assert len({volumes for volumes, _pixels in shown}) == 3
+    picture("9-sequence")
+
+
+def test_sequence_comes_back_with_the_scene(panel, tmp_path):
+    browser = made_up_series("Visit", 2)
+    panel.ui.wholeSequenceCheckBox.click()
+    panel.apply_and_wait()
+    (node,) = segmentations()
+    display = node.GetDisplayNode()
+    display.SetSegmentVisibility(node.GetSegmentation().GetNthSegmentID(0), False)
+    file = str(tmp_path / "scene.mrb")
+    assert slicer.util.saveScene(file)
+    slicer.mrmlScene.Clear()
+    process_events(0.3)
+    slicer.util.loadScene(file)
+    process_events(0.5)
+    assert panel.parameters.wholeSequence
+    assert panel.ui.wholeSequenceCheckBox.checked
+    (node,) = segmentations()
+    assert panel.parameters.outputSegmentation is node
+    (browser,) = slicer.util.getNodesByClass("vtkMRMLSequenceBrowserNode")
+    assert browser.GetSequenceNode(node).GetNumberOfDataNodes() == 2
+    browser.SetSelectedItemNumber(1)
+    process_events(0.3)
+    assert float(panel.ui.structuresTree.topLevelItem(0).text(1)) > 0
+    segment_id = node.GetSegmentation().GetNthSegmentID(0)
+    assert not node.GetDisplayNode().GetSegmentVisibility(segment_id)
+
+
+def test_cancel_in_the_middle_of_a_sequence_keeps_nothing(panel):
+    made_up_series("Visit", 3)
+    panel.ui.wholeSequenceCheckBox.click()
+    nodes = slicer.mrmlScene.GetNumberOfNodes()
+    panel.apply()
+    panel.wait(lambda: "Volume 2 of 3" in panel.ui.progressBar.format or panel.idle)
+    panel.ui.applyButton.click()
+    panel.wait(lambda: panel.idle)
+    assert "cancelled" in panel.message
+    assert slicer.mrmlScene.GetNumberOfNodes() == nodes
+
+
+def test_scene_may_close_in_the_middle_of_a_sequence(panel):
+    made_up_series("Visit", 3)
+    panel.ui.wholeSequenceCheckBox.click()
+    panel.apply()
+    panel.wait(lambda: "Volume 2 of 3" in panel.ui.progressBar.format or panel.idle)
+    slicer.mrmlScene.Clear()
+    panel.wait(lambda: panel.idle, 20)
+    assert segmentations() == []
+    assert "Load an MRI" in panel.message
+
+
+def test_apply_does_not_wait_for_a_decode(sampled):
+    sampled.ui.exploreButton.click()
+    sampled.ui.latentSlider1.setValue(200)
+    begin = time.monotonic()
+    sampled.ui.applyButton.click()
+    seconds = time.monotonic() - begin
+    print(f"Apply during a decode returned after {1000 * seconds:.0f} ms")
+    assert seconds < 0.3
+    sampled.wait(lambda: sampled.idle)
+    assert "8 plausible" in sampled.message
 
 
 @pytest.mark.parametrize(
@@ -363,6 +515,51 @@ def test_model_that_cannot_be_read_is_a_message(panel, scan):
     process_events(0.2)
     assert "/no/such.safetensors" in panel.message
     assert not panel.ui.applyButton.enabled
+
+
+def test_models_are_searched(panel):
+    selector, search = panel.ui.modelSelector, panel.ui.modelSearchEdit
+    before = selector.count
+    search.setText("lesions flair")
+    process_events(0.1)
+    assert selector.count < before
+    assert panel.ui.modelSearchRemark.text.startswith("1 of ")
+    picture("10-search")
+    panel.choose(selector, "White-matter lesions")
+    assert panel.parameters.model == "white-matter-lesions"
+    search.setText("")
+    assert selector.count == before
+    assert not panel.ui.modelSearchRemark.visible
+
+
+def test_checkpoint_of_published_code_is_imported(
+    panel, scan, published_checkpoint, tmp_path, monkeypatch
+):
+    section, selector = panel.widget.panel._model_section, panel.ui.modelSelector
+    monkeypatch.setattr(section._folder, "path", tmp_path / "Models")
+    monkeypatch.setattr(section, "_ask_for_file", lambda: str(published_checkpoint))
+    panel.choose(selector, "Load checkpoint")
+    panel.wait(lambda: panel.idle, 60)
+    assert "upstream.pth was imported" in panel.message
+    assert selector.currentText == "Converted (upstream.safetensors)"
+    assert "torch" not in sys.modules
+    picture("11-imported")
+    panel.apply_and_wait()
+    assert "2 structures segmented" in panel.message
+    panel.choose(selector, "Brain tissue, fast")
+    monkeypatch.setattr(slicer.util, "confirmOkCancelDisplay", lambda text: True)
+    panel.ui.clearModelFolderButton.click()
+    process_events(0.1)
+    assert section._folder.models() == []
+    assert not panel.ui.clearModelFolderButton.visible
+
+
+def test_import_without_a_card_says_what_is_needed(panel, tmp_path, monkeypatch):
+    section = panel.widget.panel._model_section
+    monkeypatch.setattr(section, "_ask_for_file", lambda: str(tmp_path / "weights.pth"))
+    panel.choose(panel.ui.modelSelector, "Load checkpoint")
+    assert "as weights.json" in panel.message
+    picture("12-card-needed")
 
 
 def test_sample_data_is_offered():

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
-from ..errors import InputError, OutputError
+from ..checkpoints.card import read_card_file
+from ..errors import OutputError
 
 _SOURCES = ("nitorch", "probunet-pytorch")
 
@@ -27,7 +27,10 @@ def add_parser(commands) -> argparse.ArgumentParser:
         "-o", "--output", type=Path, required=True, metavar="FILE", help="safetensors file"
     )
     parser.add_argument(
-        "--from", dest="source", required=True, choices=_SOURCES, help="code that it is from"
+        "--from",
+        dest="source",
+        choices=_SOURCES,
+        help="code that it is from, if the names of the weights are not to tell",
     )
     parser.add_argument(
         "--card", type=Path, required=True, metavar="JSON", help="model card, as JSON"
@@ -42,7 +45,7 @@ def run(options: argparse.Namespace) -> int:
         raise OutputError(
             f"{options.output} exists already. Choose another file, or give --overwrite."
         )
-    card = _read_card(options.card)
+    card = read_card_file(options.card)
     # torch takes seconds to import: wrong paths are reported before.
     from ..checkpoints.convert import convert
     from ..checkpoints.load import save_checkpoint
@@ -54,16 +57,3 @@ def run(options: argparse.Namespace) -> int:
     print(f"{'parameters':20} {sum(p.numel() for p in network.parameters()):,}")
     print(f"written to {options.output}")
     return 0
-
-
-def _read_card(path: Path) -> dict:
-    try:
-        card = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"{path}: the model card cannot be read as JSON ({error}). "
-            "See `mrfunet models --json` for examples."
-        ) from error
-    if not isinstance(card, dict):
-        raise InputError(f"{path}: a model card is a JSON object. See `mrfunet models --json`.")
-    return card

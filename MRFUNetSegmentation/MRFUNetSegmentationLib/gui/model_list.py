@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,7 @@ class ModelEntry:
     Attributes:
         model: name of a bundled model, or path of a checkpoint.
         label: shown in the list.
+        name: of the model's card, by which results name it; empty if there is a problem.
         description: what it segments in what, shown below the list; empty if there is a problem.
         intended_use: what it is for and what not.
         card_text: the rest of the model's card, for reading.
@@ -29,12 +30,18 @@ class ModelEntry:
 
     model: str
     label: str
+    name: str = ""
     description: str = ""
     intended_use: str = ""
     card_text: str = ""
     modality: str = ""
     samples: bool = False
     problem: str | None = None
+
+    def matches(self, search: str) -> bool:
+        """Return whether title, structures or modality contain all words of a search."""
+        text = f"{self.label} {self.description}".lower()
+        return all(word in text for word in search.lower().split())
 
 
 def model_entries(selected: str, files: Iterable[str] = ()) -> list[ModelEntry]:
@@ -58,11 +65,24 @@ def describe_model(model: str) -> ModelEntry:
     return ModelEntry(
         model,
         f"{card.title} ({info.path.name})" if is_file else card.title,
+        card.name,
         _description(card),
         card.intended_use,
         _card_text(card),
         card.input.modality,
         card.samples,
+    )
+
+
+def found(entries: Sequence[ModelEntry], search: str) -> str:
+    """Return what is said about the result of a search; nothing without one."""
+    if not search.strip():
+        return ""
+    number = sum(entry.matches(search) for entry in entries)
+    if not number:
+        return _("No model is for that.")
+    return _("{number} of {all} models. Return opens the list.").format(
+        number=number, all=len(entries)
     )
 
 

@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import qt
 import slicer
-import vtk
 
+from ..errors import MRFUNetError
 from ..inference.sampled import CONSENSUS_METHODS
 from ..mrml.hiding import show_hidden
-from ..mrml.results import overlays_of, samples_of
+from ..mrml.results import overlays_of, samples_of, show_instead
+from ..mrml.segmentations import reference_volume
 from ..mrml.side_by_side import leave_layout
+from .checkpoint_import import card_beside
 from .device_list import device_entries, gpu_remark
 from .durations import Durations
 from .i18n import _
-from .observation import Observation
-from .panel_state import Message, PanelState, Situation, panel_state
-from .preselection import belongs_to_other_volume, only_result, only_volume
+from .model_folder import ModelFolder
+from .panel_state import Message, PanelState, Situation, error_message, panel_state
+from .preselection import fits, only_result, only_volume
 from .run_controller import Logic, RunController
 from .sections.explore import ExploreSection
 from .sections.export import ExportSection
+from .sections.input import InputSection
 from .sections.model import ModelSection
 from .sections.results import ResultsSection
 from .sections.samples import SamplesSection
 from .sections.uncertainty import UncertaintySection
 from .sections.widgets import Choice
-from .suitability import suitability
 from .torch_installation import ensure_installed
 
 _POLL_MILLISECONDS = 50
@@ -56,26 +60,29 @@ class Panel:
         self._choices: tuple = ()
         self._message = Message("")
         self._controller = RunController(logic, ensure_installed, self._take_result, _durations())
-        self._input = Observation(self._show_input)
-        self._model_section = ModelSection(ui, self._choose_model)
+        self._input = InputSection(ui)
+        self._model_folder = _model_folder()
+        self._model_section = ModelSection(
+            ui, self._model_folder, self._choose_model, self._import_checkpoint
+        )
         self._devices = Choice(ui.deviceSelector, self._choose_device)
         self._consensus = Choice(ui.consensusSelector, self._choose_consensus)
-        self._results = ResultsSection(ui, self._schedule_results)
+        self._results = ResultsSection(ui, self._schedule_refresh)
         self._samples = SamplesSection(
-            ui, self._say, self._schedule_results, lambda: self._explore.close()
+            ui, self._say, self._schedule_refresh, lambda: self._explore.close()
         )
-        self._uncertainty = UncertaintySection(ui, self._schedule_results)
+        self._uncertainty = UncertaintySection(ui, self._schedule_refresh)
         self._explore = ExploreSection(
             ui, logic, self._say, self._wake, self._samples.end_comparison
         )
-        self._export = ExportSection(ui, self._say)
+        self._export = ExportSection(ui, self._say, self._schedule_refresh)
         self._timer = qt.QTimer()
         self._timer.connect("timeout()", self._poll)
         # Nodes tell of each of many changes; one look at the end is enough.
-        self._results_timer = qt.QTimer()
-        self._results_timer.setSingleShot(True)
-        self._results_timer.setInterval(0)
-        self._results_timer.connect("timeout()", self._show_results)
+        self._refresh_timer = qt.QTimer()
+        self._refresh_timer.setSingleShot(True)
+        self._refresh_timer.setInterval(0)
+        self._refresh_timer.connect("timeout()", self.refresh)
         ui.applyButton.connect("clicked()", self._apply_or_cancel)
         ui.copyMessageButton.connect("clicked()", self._copy_message)
         ui.takeBackButton.connect("clicked()", self._take_back)
@@ -104,15 +111,16 @@ class Panel:
                 if not self._parameters.outputSegmentation:
                     self._parameters.outputSegmentation = only_result(volume)
         self._show_state()
-        self._schedule_results()
+        self._schedule_refresh()
 
     def refresh(self) -> None:
         """Show the choices and the state as they are now."""
         if self._parameters:
-            self._compare_choices()
             if self._parameters.model != self._model_section.chosen.model:
                 self._model_section.show(self._parameters.model)
-            self._show_input()
+        self._input.show(self._parameters, self._model_section.chosen)
+        if self._parameters:
+            self._compare_choices()
             self._show_options()
         self._show_results()
         self._show_state()
@@ -120,28 +128,42 @@ class Panel:
     def forget_scene(self) -> None:
         """End what belongs to a scene that is about to close."""
         self._controller.abandon()
+        self._export.cancel()
         self.leave()
         self.set_parameters(None)
 
     def leave(self) -> None:
         """Stop to follow the nodes, while the panel is not visible."""
-        self._input.stop()
+        self._input.leave()
         self._visible = False
         self._explore.close()
         self._samples.close()
         for section in (self._results, self._uncertainty):
             section.leave()
-        self._results_timer.stop()
+        self._refresh_timer.stop()
 
     def close(self) -> None:
         """End everything: the run, the worker, the timers."""
         self._timer.stop()
+        self._export.cancel()
         self.leave()
         self._controller.close()
 
     def _choose_model(self, model: str) -> None:
         self._parameters.model = model
         self.refresh()
+
+    def _import_checkpoint(self, path: Path) -> None:
+        try:
+            card = card_beside(path)
+        except MRFUNetError as error:
+            self._say(error_message(error))
+            return
+        self._explore.close()
+        target = self._model_folder.place_for(path)
+        self._controller.import_checkpoint(path, card, target, self._choose_model)
+        self._wake()
+        self._show_state()
 
     def _choose_device(self, device: str) -> None:
         self._parameters.device = device
@@ -154,16 +176,20 @@ class Panel:
         """Drop what belongs to choices that have changed since the last time."""
         parameters = self._parameters
         volume, output = parameters.inputVolume, parameters.outputSegmentation
-        choices = (volume, parameters.model, parameters.device, parameters.replaceNonFinite)
+        of_what = volume, self._input.sequence, parameters.model
+        choices = (of_what, parameters.device, parameters.replaceNonFinite)
         before, self._choices = self._choices, choices
         if not before or choices == before:
             return
         if not self._controller.running:
             self._controller.outcome = None
-        # The next result must not overwrite the segmentation of the volume before.
-        if volume and volume is not before[0] and output:
-            if belongs_to_other_volume(output, volume):
-                parameters.outputSegmentation = None
+        # The next result must not overwrite that of something else.
+        which = self._model_section.chosen.name, self._input.sequence is not None
+        if of_what != before[0] and volume and not (output and fits(output, volume, *which)):
+            result = only_result(volume, *which)
+            is_of_volume = output and reference_volume(output) is volume
+            show_instead(result, output if is_of_volume else None)
+            parameters.outputSegmentation = result
 
     def _apply_or_cancel(self) -> None:
         if self._controller.running:
@@ -173,12 +199,12 @@ class Panel:
         parameters = self._parameters
         self._explore.close()
         self._samples.end_comparison()
-        if self._model_section.chosen.samples:
+        if self._number:
             options = {"seed": parameters.seed, "consensus": parameters.consensus}
         else:
             options = {"maps": self._maps}
         self._controller.start(
-            parameters.inputVolume,
+            self._input.sequence or parameters.inputVolume,
             parameters.model,
             parameters.device,
             self._number,
@@ -191,15 +217,24 @@ class Panel:
         self._show_state()
 
     @property
+    def _draws(self) -> bool:
+        """Whether a run draws samples."""
+        return self._model_section.chosen.samples and self._input.sequence is None
+
+    @property
+    def _can_map(self) -> bool:
+        """Whether a run can add a map of uncertainty."""
+        return not self._model_section.chosen.samples and self._input.sequence is None
+
+    @property
     def _maps(self) -> tuple[str, ...]:
-        """Maps of uncertainty that a run adds, with a model that gives one segmentation."""
-        wanted = self._parameters.mapUncertainty and not self._model_section.chosen.samples
-        return (_MAP,) if wanted else ()
+        """Maps of uncertainty that a run adds."""
+        return (_MAP,) if self._can_map and self._parameters.mapUncertainty else ()
 
     @property
     def _number(self) -> int:
-        """How many samples a run draws; 0 with a model that gives one segmentation."""
-        return self._parameters.samples if self._model_section.chosen.samples else 0
+        """How many samples a run draws; 0 for one segmentation."""
+        return self._parameters.samples if self._draws else 0
 
     def _wake(self) -> None:
         exploring = self._explore.explorer is not None
@@ -225,7 +260,7 @@ class Panel:
     def _take_result(self, segmentation_node) -> None:
         if self._parameters:
             self._parameters.outputSegmentation = segmentation_node
-        self._schedule_results()
+        self._schedule_refresh()
 
     def _take_back(self) -> None:
         self._controller.take_back()
@@ -236,20 +271,6 @@ class Panel:
         self._controller.outcome = message
         self._show_state()
 
-    def _show_input(self) -> None:
-        volume = self._parameters.inputVolume if self._parameters else None
-        # A volume may be chosen before it has its voxels, and move later.
-        self._input.watch([(volume, vtk.vtkCommand.ModifiedEvent)])
-        text = ""
-        if volume and volume.GetImageData() and self._model_section.chosen.modality:
-            text = suitability(
-                volume.GetImageData().GetDimensions(),
-                volume.GetSpacing(),
-                self._model_section.chosen.modality,
-            )
-        self.ui.inputRemark.setText(text)
-        self.ui.inputRemark.setVisible(bool(text))
-
     def _show_options(self) -> None:
         ui, parameters = self.ui, self._parameters
         devices = self._controller.devices
@@ -259,7 +280,6 @@ class Panel:
         ui.deviceDescription.setVisible(bool(remark))
         labels = dict(zip(CONSENSUS_METHODS, (_("Mean"), _("Majority"), _("STAPLE")), strict=True))
         self._consensus.show(list(labels.items()), parameters.consensus)
-        samples = self._model_section.chosen.samples
         for widget in (
             ui.samplesLabel,
             ui.samplesSpinBox,
@@ -268,12 +288,12 @@ class Panel:
             ui.consensusLabel,
             ui.consensusSelector,
         ):
-            widget.setVisible(samples)
-        ui.mapUncertaintyCheckBox.setVisible(not samples)
+            widget.setVisible(self._draws)
+        ui.mapUncertaintyCheckBox.setVisible(self._can_map)
 
-    def _schedule_results(self) -> None:
+    def _schedule_refresh(self) -> None:
         if self._visible:
-            self._results_timer.start()
+            self._refresh_timer.start()
 
     def _show_results(self) -> None:
         """Show what the scene holds of the segmentation that is chosen as output."""
@@ -303,7 +323,11 @@ class Panel:
         estimate = None
         if volume is not None and not controller.running:
             estimate = controller.estimate(
-                volume, parameters.model, parameters.device, self._number, len(self._maps)
+                self._input.sequence or volume,
+                parameters.model,
+                parameters.device,
+                self._number,
+                len(self._maps),
             )
         self._show(
             panel_state(
@@ -359,6 +383,12 @@ def _durations() -> Durations:
     return Durations(
         settings.value(_DURATIONS, ""), lambda text: settings.setValue(_DURATIONS, text)
     )
+
+
+def _model_folder() -> ModelFolder:
+    """Return the folder of imported models, which is the user's and outlives a reinstallation."""
+    data = qt.QStandardPaths.writableLocation(qt.QStandardPaths.AppDataLocation)
+    return ModelFolder(Path(data) / "MRFUNetSegmentation" / "Models")
 
 
 def _error_color() -> str:

@@ -102,7 +102,12 @@ def panel_state(situation: Situation) -> PanelState:
 
 
 def done_message(
-    structures: int, seconds: float, device: str, warnings: list[str], samples: int = 0
+    structures: int,
+    seconds: float,
+    device: str,
+    warnings: list[str],
+    samples: int = 0,
+    volumes: int = 1,
 ) -> Message:
     """Return what is said after a run that succeeded.
 
@@ -112,13 +117,22 @@ def done_message(
         device: on which it ran, in words.
         warnings: of the run, in words.
         samples: how many were drawn.
+        volumes: how many were segmented.
     """
-    if samples:
+    if volumes > 1:
+        text = _(
+            "{structures} structures segmented in {volumes} volumes in {seconds} s on {device}."
+        )
+    elif samples:
         text = _("{samples} plausible segmentations drawn in {seconds} s on {device}.")
     else:
         text = _("{structures} structures segmented in {seconds} s on {device}.")
     text = text.format(
-        samples=samples, structures=structures, seconds=max(1, round(seconds)), device=device
+        samples=samples,
+        structures=structures,
+        volumes=volumes,
+        seconds=max(1, round(seconds)),
+        device=device,
     )
     return Message("\n".join([text, *warnings]))
 

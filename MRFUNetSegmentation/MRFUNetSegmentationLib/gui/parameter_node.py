@@ -15,6 +15,7 @@ class MRFUNetSegmentationParameterNode:
 
     Attributes:
         inputVolume: what to segment.
+        wholeSequence: whether, with a volume of a sequence, all its volumes are segmented.
         outputSegmentation: where the result goes; a new segmentation if None.
         model: name of a bundled model, or path of a checkpoint.
         device: auto, cpu, cuda, cuda:N or mps.
@@ -30,6 +31,7 @@ class MRFUNetSegmentationParameterNode:
 
     inputVolume: vtkMRMLScalarVolumeNode
     outputSegmentation: vtkMRMLSegmentationNode
+    wholeSequence: bool = False
     model: str = "brain-tissue"
     device: str = "auto"
     replaceNonFinite: bool = False

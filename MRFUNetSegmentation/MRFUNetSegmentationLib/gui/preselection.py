@@ -5,6 +5,7 @@ from __future__ import annotations
 from ..mrml.overlays import MAP
 from ..mrml.samples import SAMPLE
 from ..mrml.segmentations import MODEL, read_provenance, reference_volume
+from ..mrml.sequences import sequence_of
 
 
 def only_volume(scene):
@@ -20,8 +21,14 @@ def only_volume(scene):
     return volumes[0] if len(volumes) == 1 else None
 
 
-def only_result(volume_node):
-    """Return the segmentation that was made here of a volume if there is exactly one, else None."""
+def only_result(volume_node, model: str | None = None, of_sequence: bool = False):
+    """Return the segmentation that was made here of a volume if there is exactly one, else None.
+
+    Args:
+        volume_node: the volume.
+        model: name of the model that made it; any if None.
+        of_sequence: whether only segmentations of all volumes of its sequence count.
+    """
     scene = volume_node.GetScene()
     results = []
     for n in range(scene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode")):
@@ -29,14 +36,29 @@ def only_result(volume_node):
         # Nodes that show a sample have provenance too, and the number of the sample.
         provenance = read_provenance(node)
         is_result = MODEL in provenance and SAMPLE not in provenance
-        if is_result and reference_volume(node) is volume_node:
+        if is_result and fits(node, volume_node, model, of_sequence):
             results.append(node)
     return results[0] if len(results) == 1 else None
 
 
-def belongs_to_other_volume(segmentation_node, volume_node) -> bool:
-    """Return whether a segmentation was made of a volume other than this one."""
-    reference = reference_volume(segmentation_node)
-    if reference is None:  # it may have been removed after the run
-        return MODEL in read_provenance(segmentation_node)
-    return reference is not volume_node
+def fits(
+    segmentation_node, volume_node, model: str | None = None, of_sequence: bool = False
+) -> bool:
+    """Return whether the next result may take the place of what a segmentation node holds.
+
+    That is not so if it was made of another volume or by another model, or if it is one
+    segmentation and the next result are those of a whole sequence.
+
+    Args:
+        segmentation_node: the node.
+        volume_node: is segmented next.
+        model: name of the model that segments it; any if None.
+        of_sequence: whether all volumes of its sequence are segmented.
+    """
+    if of_sequence and sequence_of(segmentation_node) is None:
+        return False
+    made_by = read_provenance(segmentation_node).get(MODEL)
+    if made_by is None:
+        return reference_volume(segmentation_node) in (None, volume_node)
+    # The volume may have been removed after the run.
+    return reference_volume(segmentation_node) is volume_node and model in (None, made_by)

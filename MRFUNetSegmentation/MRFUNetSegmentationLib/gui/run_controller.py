@@ -8,6 +8,7 @@ import platform
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Protocol
 
 from .. import __version__
@@ -93,6 +94,10 @@ class RunController:
         self._kind, self._size = "", 1.0
         self.last: Run | None = None
         self._run: Run | None = None
+        # Starts the run, as soon as the worker is free.
+        self._waiting: Callable[[], Any] | None = None
+        # Called when the run is done.
+        self._succeed: Callable[[Any], None] = self._take_result
         self._devices_job: Any = None
         self._started = 0.0
         self._abandoned = False
@@ -100,7 +105,7 @@ class RunController:
     @property
     def running(self) -> bool:
         """Whether there is a run."""
-        return self._run is not None
+        return self._run is not None or self._waiting is not None
 
     @property
     def worker_busy(self) -> bool:
@@ -116,33 +121,51 @@ class RunController:
         """Start a run; an error becomes the outcome.
 
         Args:
-            volume: the volume node.
+            volume: the volume node, or the sequence node of several.
             model: name or path.
             device: see the logic's `segment`.
             number: of samples; 0 for a model that gives one segmentation.
             options: other arguments of the logic's `segment`, or of `sample` with a number.
         """
-        self.outcome = None
-        try:
-            self._install()
-            self._started = time.monotonic()
-            call = self._logic.segment
-            if number:
-                call, options = self._logic.sample, {**options, "number": number}
-            maps = len(options.get("maps", ()))
-            self._kind, self._size = _kind(model, device, number, maps), _size(volume)
-            self._run = call(
+        call = self._logic.segment
+        if number:
+            call, options = self._logic.sample, {**options, "number": number}
+        maps = len(options.get("maps", ()))
+        self._kind, self._size = _kind(model, device, number, maps), _size(volume)
+        self._begin(
+            lambda: call(
                 volume,
                 model=model,
                 device=device,
                 waitForCompletion=False,
                 onProgress=self._report,
                 **options,
-            )
-        except Exception as error:
-            self._fail(error)
-        else:
-            self.progress = Progress(_("Starting"))
+            ),
+            self._take_result,
+            _("Starting"),
+        )
+
+    def import_checkpoint(
+        self, path: Path, card: dict[str, Any], target: Path, on_done: Callable[[str], None]
+    ) -> None:
+        """Start to convert a checkpoint of published code; an error becomes the outcome.
+
+        Args:
+            path: of the file.
+            card: its model card.
+            target: path of the file to write.
+            on_done: called with the target's path when it is there.
+        """
+
+        def succeed(_job: Any) -> None:
+            on_done(str(target))
+            self.outcome = Message(_("{name} was imported.").format(name=path.name))
+
+        self._begin(
+            lambda: self._logic.worker.convert(path, card, target),
+            succeed,
+            _("Importing {name}").format(name=path.name),
+        )
 
     def estimate(
         self, volume: Any, model: str, device: str, number: int = 0, maps: int = 0
@@ -158,6 +181,8 @@ class RunController:
 
     def cancel(self) -> None:
         """Ask the current run to end."""
+        if self._waiting:
+            self._fail(Cancelled())
         if self._run and self.progress:
             self.progress = replace(self.progress, cancelling=True)
             self._run.cancel()
@@ -165,20 +190,44 @@ class RunController:
     def abandon(self) -> None:
         """Ask the current run to end, with nothing said about it; forget the last one."""
         self.cancel()
-        self._abandoned = self.running
+        self._abandoned = self._run is not None
         self.outcome = self.last = None
 
     def poll(self) -> None:
         """Take note of what has happened since the last call."""
         if self._devices_job:
             self._poll_devices()
-        if self._run:
+        if self._waiting:
+            self._start_if_free()
+        elif self._run:
             self._poll_run(self._run)
 
     def close(self) -> None:
         """End the run, if there is one, and the worker."""
-        self._run = self._devices_job = self.progress = None
+        self._run = self._waiting = self._devices_job = self.progress = None
         self._logic.cleanup()
+
+    def _begin(self, start: Callable[[], Any], succeed: Callable[[Any], None], stage: str) -> None:
+        self.outcome = None
+        try:
+            self._install()
+        except Exception as error:
+            self._fail(error)
+            return
+        self._started = time.monotonic()
+        self._waiting, self._succeed = start, succeed
+        self.progress = Progress(stage)
+        self._start_if_free()
+
+    def _start_if_free(self) -> None:
+        """Start the run, unless it would wait for something that the worker is about to end."""
+        if self._logic.worker.ends_soon:
+            return
+        start, self._waiting = self._waiting, None
+        try:
+            self._run = start()
+        except Exception as error:
+            self._fail(error)
 
     def _report(self, stage: str, fraction: float) -> None:
         if self.progress and not self.progress.cancelling:
@@ -191,13 +240,13 @@ class RunController:
             self._fail(error)
             return
         if run.state == "done":
+            self._run = self.progress = None
             self._succeed(run)
         elif run.state != "running":
             self._fail(run.error)
 
-    def _succeed(self, run: Run) -> None:
+    def _take_result(self, run: Run) -> None:
         result, seconds = run.result, time.monotonic() - self._started
-        self._run = self.progress = None
         self.last = run
         said = self.outcome
         self._durations.note(self._kind, self._size, seconds)
@@ -207,6 +256,7 @@ class RunController:
             result.device,
             result.warnings,
             getattr(result, "number", 0),
+            getattr(result, "volumes", 1),
         )
         self.outcome = replace(self.outcome, details=_details(result))
         if said is not None and said.is_error:  # of an export during the run, say
@@ -216,7 +266,7 @@ class RunController:
             self._ask_devices()
 
     def _fail(self, error: Exception) -> None:
-        self._run = self.progress = None
+        self._run = self._waiting = self.progress = None
         abandoned, self._abandoned = self._abandoned, False
         if abandoned:
             return
@@ -251,7 +301,12 @@ def _details(result: Any) -> str:
 
 
 def _size(volume: Any) -> float:
-    """Return a volume's size in ml: the network has voxels of its own, whatever the scan's."""
+    """Return a volume's size in ml: the network has voxels of its own, whatever the scan's.
+
+    That of a sequence is the sum of its volumes'.
+    """
+    if hasattr(volume, "GetNthDataNode"):
+        return sum(_size(volume.GetNthDataNode(n)) for n in range(volume.GetNumberOfDataNodes()))
     image = volume.GetImageData() if volume is not None else None
     if image is None:
         return 1.0

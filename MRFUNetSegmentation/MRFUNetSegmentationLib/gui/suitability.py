@@ -44,5 +44,16 @@ def suitability(size: Sequence[int], spacing: Sequence[float], modality: str) ->
     return "\n".join(lines)
 
 
+def about_sequence(number: int, samples: bool) -> str:
+    """Return what the user should know before all volumes of a sequence are segmented.
+
+    Args:
+        number: of volumes.
+        samples: whether the model draws samples.
+    """
+    text = _("Each of the {number} volumes gets one segmentation.").format(number=number)
+    return f"{text} {_('No samples are drawn.')}" if samples else text
+
+
 def _times(numbers: Sequence[float], form: str = ".3g") -> str:
     return " x ".join(format(number, form) for number in numbers)

@@ -3,5 +3,13 @@
 from .explorer import LatentExplorer
 from .logic import SegmentationLogic
 from .run import Run, SamplingRun, SegmentationRun
+from .sequence_run import SequenceRun
 
-__all__ = ["LatentExplorer", "Run", "SamplingRun", "SegmentationLogic", "SegmentationRun"]
+__all__ = [
+    "LatentExplorer",
+    "Run",
+    "SamplingRun",
+    "SegmentationLogic",
+    "SegmentationRun",
+    "SequenceRun",
+]

@@ -12,10 +12,14 @@ from pathlib import Path
 
 import slicer
 
+from ..errors import InputError
 from ..inference.sampled import check_number
-from ..worker.client import Worker
+from ..inference.volume import Volume
+from ..mrml.sequences import is_sequence
+from ..worker.client import Job, Worker
 from .explorer import LatentExplorer
-from .run import ProgressCallback, SampleCallback, SamplingRun, SegmentationRun
+from .run import ProgressCallback, Run, SampleCallback, SamplingRun, SegmentationRun
+from .sequence_run import SequenceRun
 
 
 class SegmentationLogic:
@@ -42,34 +46,45 @@ class SegmentationLogic:
         mrf: bool = True,
         maps: Sequence[str] = (),
     ):
-        """Segment a volume node.
+        """Segment a volume node, or every volume of a sequence.
+
+        The segmentations of a sequence's volumes become a sequence, which its browser steps through
+        together with them; a model that draws samples gives one segmentation of each, at the mean
+        of its prior.
 
         Args:
-            volumeNode: a scalar volume node.
+            volumeNode: a scalar volume node, or a sequence node of such.
             model: name of a bundled model, or path of a checkpoint.
             device: auto, cpu, cuda, cuda:N or mps.
-            outputNode: segmentation node to write to; a new one if None.
+            outputNode: segmentation node to write to; a new one if None. For a sequence it is one
+                that shows segmentations of it already, which are replaced.
             waitForCompletion: if not, return at once; then poll the run that is returned.
             onProgress: called with the stage in words and the fraction 0..1 of the run.
             replaceNonFinite: segment a volume with NaN or infinite values as if the smallest
                 finite one stood in their place.
             mrf: False leaves the network's MRF out.
             maps: of "entropy" and "variance" of an MRF-UNet's class probabilities; each becomes a
-                volume to lay over the scan (see `mrml.posterior.map_volumes`).
+                volume to lay over the scan (see `mrml.posterior.map_volumes`). Not of sequences.
 
         Returns:
-            The segmentation node, or a `SegmentationRun` if `waitForCompletion` is False.
+            The segmentation node, which of a sequence shows that of the volume that is shown; or a
+            `SegmentationRun` or `SequenceRun` if `waitForCompletion` is False.
 
         Raises:
             MRFUNetError: if it fails; the scene is then as it was. If `waitForCompletion` is
                 False, only what is known at once is raised; the rest becomes the run's error.
         """
-        run = SegmentationRun(
-            lambda volume: self.worker.submit(volume, model, device, mrf=mrf, maps=maps),
-            volumeNode,
-            outputNode,
-            replaceNonFinite,
-        )
+        if is_sequence(volumeNode) and maps:
+            raise InputError(
+                "Maps of uncertainty are made of single volumes only. Choose one volume of the "
+                "sequence, or leave the maps out."
+            )
+
+        def submit(volume: Volume) -> Job:
+            return self.worker.submit(volume, model, device, mrf=mrf, maps=maps)
+
+        kind = SequenceRun if is_sequence(volumeNode) else SegmentationRun
+        run: Run = kind(submit, volumeNode, outputNode, replaceNonFinite)
         run.onProgress = onProgress
         return run.wait() if waitForCompletion else run
 

@@ -43,65 +43,21 @@ class Run(ABC):
         onProgress: called with the stage in words and the fraction 0..1 of the run.
     """
 
-    def __init__(
-        self,
-        submit: Callable[[Volume], Job],
-        volume_node,
-        output_node=None,
-        replace_non_finite: bool = False,
-    ) -> None:
-        """Start.
-
-        Args:
-            submit: gives the volume to the worker.
-            volume_node: the volume.
-            output_node: segmentation node to write to; a new one if None.
-            replace_non_finite: see `read_volume`.
-        """
-        volume = read_volume(volume_node, replace_non_finite=replace_non_finite)
-        self._scene = volume_node.GetScene()
-        self._volume_node = volume_node
-        self._given_node = output_node
-        if output_node is not None and not output_node.IsA("vtkMRMLSegmentationNode"):
-            raise InputError(
-                f"{output_node.GetName()} is not a segmentation. "
-                "Choose a segmentation as output, or create a new one."
-            )
-        if error := self._lost_node():
-            raise error
-        self._content = _Content.of(volume_node)
-        self._dropped: MRFUNetError | None = None
+    def __init__(self) -> None:
+        """Begin in the state "running"."""
         self.state = "running"
         self.outputNode = None
-        self.result: JobResult | SampledResult | None = None
+        self.result = None
         self.error: MRFUNetError | None = None
         self.onProgress: ProgressCallback | None = None
-        self._job = submit(volume)
-        self._job.on_progress = self._report
 
     @abstractmethod
-    def _write(self, result):
-        """Put the result into the scene, all or nothing, and return the segmentation node."""
-
     def poll(self) -> None:
         """Take note of what has happened since the last call, without waiting."""
-        if self.state != "running":
-            return
-        if self._dropped is None and (error := self._lost_node()):
-            self._dropped = error
-            self._job.cancel()
-        self._job.poll()
-        if self._job.state == "running":
-            return
-        self.error = self._dropped or self._job.error or self._store(self._job.result)
-        if self.error is None:
-            self.state = "done"
-        else:
-            self.state = "cancelled" if isinstance(self.error, Cancelled) else "failed"
 
+    @abstractmethod
     def cancel(self) -> None:
         """Ask the run to end; within about 2 s `poll` finds it cancelled."""
-        self._job.cancel()
 
     def wait(self):
         """Wait for the end and return the segmentation node.
@@ -125,6 +81,91 @@ class Run(ABC):
         if self.onProgress:
             self.onProgress(stage, fraction)
 
+    def _end(self, error: MRFUNetError | None) -> None:
+        self.error = error
+        if error is None:
+            self.state = "done"
+        else:
+            self.state = "cancelled" if isinstance(error, Cancelled) else "failed"
+
+
+def error_of(store: Callable[[], None]) -> MRFUNetError | None:
+    """Put a result into the scene; return why that was not done, if it was not.
+
+    Args:
+        store: does it, all or nothing.
+    """
+    try:
+        store()
+    except MRFUNetError as error:
+        return error
+    except Exception as error:
+        logging.exception("MRFUNetSegmentation: the result could not be put into the scene")
+        return OutputError(
+            f"The result could not be put into the scene ({type(error).__name__}: {error}); "
+            "the scene is as it was. Run it again, with a new output segmentation."
+        )
+    return None
+
+
+class VolumeRun(Run):
+    """A run of one volume."""
+
+    def __init__(
+        self,
+        submit: Callable[[Volume], Job],
+        volume_node,
+        output_node=None,
+        replace_non_finite: bool = False,
+        placed_by=None,
+    ) -> None:
+        """Start.
+
+        Args:
+            submit: gives the volume to the worker.
+            volume_node: the volume.
+            output_node: segmentation node to write to; a new one if None.
+            replace_non_finite: see `read_volume`.
+            placed_by: see `read_volume`.
+        """
+        super().__init__()
+        volume = read_volume(
+            volume_node, replace_non_finite=replace_non_finite, placed_by=placed_by
+        )
+        self._scene = volume_node.GetScene()
+        self._volume_node = volume_node
+        self._given_node = output_node
+        if output_node is not None and not output_node.IsA("vtkMRMLSegmentationNode"):
+            raise InputError(
+                f"{output_node.GetName()} is not a segmentation. "
+                "Choose a segmentation as output, or create a new one."
+            )
+        if error := self._lost_node():
+            raise error
+        self._content = _Content.of(volume_node)
+        self._dropped: MRFUNetError | None = None
+        self._job = submit(volume)
+        self._job.on_progress = self._report
+
+    @abstractmethod
+    def _write(self, result):
+        """Put the result into the scene, all or nothing, and return the segmentation node."""
+
+    def poll(self) -> None:
+        """Take note of what has happened since the last call, without waiting."""
+        if self.state != "running":
+            return
+        if self._dropped is None and (error := self._lost_node()):
+            self._dropped = error
+            self._job.cancel()
+        self._job.poll()
+        if self._job.state != "running":
+            self._end(self._dropped or self._job.error or error_of(self._store))
+
+    def cancel(self) -> None:
+        """Ask the run to end; within about 2 s `poll` finds it cancelled."""
+        self._job.cancel()
+
     def _lost_node(self) -> MRFUNetError | None:
         nodes = {"volume": self._volume_node, "output segmentation": self._given_node}
         for role, node in nodes.items():
@@ -135,28 +176,27 @@ class Run(ABC):
                 )
         return None
 
-    def _store(self, result) -> MRFUNetError | None:
-        """Put the result into the scene; return why that was not done, if it was not."""
-        try:
-            if _Content.of(self._volume_node) != self._content:
-                raise InputError(
-                    f"The volume {self._volume_node.GetName()} was changed during the run, so the "
-                    "result was dropped. Run it again."
-                )
-            self.outputNode = self._write(result)
-        except MRFUNetError as error:
-            return error
-        except Exception as error:
-            logging.exception("MRFUNetSegmentation: the result could not be put into the scene")
-            return OutputError(
-                f"The result could not be put into the scene ({type(error).__name__}: {error}); "
-                "the scene is as it was. Run it again, with a new output segmentation."
+    def _store(self) -> None:
+        if _Content.of(self._volume_node) != self._content:
+            raise InputError(
+                f"The volume {self._volume_node.GetName()} was changed during the run, so the "
+                "result was dropped. Run it again."
             )
-        self.result = result
-        return None
+        self.outputNode = self._write(self._job.result)
+        self.result = self._job.result
 
 
-class SegmentationRun(Run):
+def provenance_of(result: JobResult) -> dict[str, str]:
+    """Return what is stored with a segmentation of how it came about."""
+    return {
+        MODEL: result.card.name,
+        "SHA256": result.sha256,
+        "Device": result.device,
+        "Version": __version__,
+    }
+
+
+class SegmentationRun(VolumeRun):
     """One segmentation of a volume; its `result` is a `JobResult`."""
 
     _take_back: ExitStack | None = None
@@ -177,12 +217,6 @@ class SegmentationRun(Run):
 
     def _write(self, result: JobResult):
         take_back = ExitStack()
-        provenance = {
-            MODEL: result.card.name,
-            "SHA256": result.sha256,
-            "Device": result.device,
-            "Version": __version__,
-        }
         had_segments = (
             self._given_node is not None
             and self._given_node.GetSegmentation().GetNumberOfSegments() > 0
@@ -193,14 +227,14 @@ class SegmentationRun(Run):
             result.card.classes,
             self._volume_node,
             self._given_node,
-            provenance,
+            provenance_of(result),
             take_back,
         )
         self._take_back = take_back if had_segments else None
         return node
 
 
-class SamplingRun(Run):
+class SamplingRun(VolumeRun):
     """Plausible segmentations of a volume; its `result` is a `SampledResult`.
 
     Attributes:
@@ -218,7 +252,7 @@ class SamplingRun(Run):
         replace_non_finite: bool = False,
         overlays: Sequence[str] | None = None,
     ) -> None:
-        """Start; see `Run`, and `write_samples` for the overlays."""
+        """Start; see `VolumeRun`, and `write_samples` for the overlays."""
         self.samples: SampleSet | None = None
         self.onSample: SampleCallback | None = None
         self._overlays = overlays

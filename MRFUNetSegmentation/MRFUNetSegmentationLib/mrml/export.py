@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +35,9 @@ from .volumes import check_volume_node, voxels
 
 FILE_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
 SEGMENTATION_SUFFIX = ".seg.nrrd"
+# Something that takes long: the caller can do something else whenever it yields, which is how much
+# is done, 0..1. Closing it early takes everything back; in the end it returns what was made.
+Steps = Generator[float, None, list]
 # Marks the colour table that belongs to a label map of this extension.
 _COLOUR_TABLE = PREFIX + "ColorTable"
 
@@ -121,11 +124,17 @@ def export_sample_nodes(samples: SampleSet) -> list:
         InputError: if the volume was removed.
         Exception: any other; in every case the scene is as it was.
     """
+    return _finish(sample_nodes_in_steps(samples))
+
+
+def sample_nodes_in_steps(samples: SampleSet) -> Steps:
+    """Do what `export_sample_nodes` does, in steps."""
+    volume_node, sample_nodes = samples.volume, _sample_nodes(samples)
     with ExitStack() as undo:
-        nodes = [
-            _put_labelmap_node(node, samples.volume, None, None, undo)
-            for node in _sample_nodes(samples)
-        ]
+        nodes = []
+        for node in sample_nodes:
+            nodes.append(_put_labelmap_node(node, volume_node, None, None, undo))
+            yield len(nodes) / len(sample_nodes)
         undo.pop_all()
     return nodes
 
@@ -165,7 +174,7 @@ def export_file(
     path = Path(path)
     _suffix(path)
     if path.exists() and not overwrite:
-        raise OutputError(f"{path} exists. Choose another name, or allow to overwrite it.")
+        raise OutputError(f"{path} exists already. Choose another name.")
     labels = read_labels(segmentation_node, volume_node, classes)
     labels, geometry = on_grid(labels, volume_node, grid)
     _write_file(path, labels, geometry, _entries(segmentation_node, classes))
@@ -198,29 +207,57 @@ def export_sample_files(
         InputError: if the volume was removed.
         OutputError: if a file cannot be written; existing files are as they were.
     """
+    steps = sample_files_in_steps(folder, samples, suffix, grid=grid, overwrite=overwrite)
+    return _finish(steps)
+
+
+def sample_files_in_steps(
+    folder: str | Path,
+    samples: SampleSet,
+    suffix: str = ".nii.gz",
+    *,
+    grid: str = VOLUME,
+    overwrite: bool = False,
+) -> Steps:
+    """Do what `export_sample_files` does, in steps."""
     folder = Path(folder)
-    nodes = _sample_nodes(samples)
+    volume_node, nodes = samples.volume, _sample_nodes(samples)
     paths = [folder / f"sample_{n + 1:03}{suffix}" for n in range(len(nodes))]
     _suffix(paths[0])
     existing = [path for path in paths if path.exists()]
     if existing and not overwrite:
-        raise OutputError(f"{existing[0]} exists. Choose another folder, or allow to overwrite it.")
+        raise OutputError(
+            f"{existing[0]} exists already. Choose another folder, for example an empty one."
+        )
+    is_new = not folder.exists()
     try:
         folder.mkdir(exist_ok=True)
         part = Path(tempfile.mkdtemp(prefix=".samples-", dir=folder))
     except OSError as error:
         raise cannot_write(folder, error) from error
     try:
-        for path, node in zip(paths, nodes, strict=True):
-            labels, geometry = on_grid(read_labels(node, samples.volume), samples.volume, grid)
+        for n, (path, node) in enumerate(zip(paths, nodes, strict=True)):
+            labels, geometry = on_grid(read_labels(node, volume_node), volume_node, grid)
+            yield (n + 0.5) / len(nodes)
             _write_file(part / path.name, labels, geometry, _entries(node, None))
+            yield (n + 1) / len(nodes)
         for path in paths:
             os.replace(part / path.name, path)
     finally:
         shutil.rmtree(part, ignore_errors=True)
-        with suppress(OSError):  # made for nothing, after an error
-            folder.rmdir()
+        if is_new:
+            with suppress(OSError):  # it holds the files, but if they were not completed
+                folder.rmdir()
     return paths
+
+
+def _finish(steps: Steps) -> list:
+    """Take all steps and return what they made."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value
 
 
 # Files ---------------------------------------------------------------------------------------

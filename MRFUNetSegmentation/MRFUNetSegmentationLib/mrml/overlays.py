@@ -78,14 +78,16 @@ def show_overlay(scene, overlay_node, opacity: float = OPACITY) -> None:
         overlay_node: the volume.
         opacity: 0..1.
     """
+    changed = {overlay_node}
     for index in range(scene.GetNumberOfNodesByClass("vtkMRMLSliceCompositeNode")):
         composite = scene.GetNthNodeByClass(index, "vtkMRMLSliceCompositeNode")
+        changed.add(scene.GetNodeByID(composite.GetForegroundVolumeID() or ""))
         composite.SetForegroundVolumeID(overlay_node.GetID() if overlay_node else None)
         composite.SetForegroundOpacity(opacity if overlay_node else 0.0)
-    legend = legend_of(overlay_node) if overlay_node else None
-    if legend is not None:
-        # Views draw a legend when it changes, not when its volume comes to be shown.
-        legend.Modified()
+    for node in changed - {None}:
+        # Views draw a legend when it changes, not when its volume comes to be shown, or goes.
+        if legend := legend_of(node):
+            legend.Modified()
 
 
 def shown_overlay(scene, overlays: Mapping[str, object]) -> tuple[str | None, float]:

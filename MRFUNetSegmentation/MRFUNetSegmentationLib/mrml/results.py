@@ -62,6 +62,22 @@ def overlays_of(segmentation_node, samples: SampleSet | None) -> dict:
     return {node.GetAttribute(MAP): node for node in map_volumes(segmentation_node)}
 
 
+def show_instead(result, other) -> None:
+    """Show one result of a volume instead of another one, which would cover it.
+
+    Args:
+        result: segmentation node to show, or None.
+        other: segmentation node to hide, with its samples; or None.
+    """
+    if other is not None:
+        samples = samples_of(other)
+        for node in (other, samples.shown if samples else None):
+            if node is not None and node.GetDisplayNode() is not None:
+                node.GetDisplayNode().SetVisibility(False)
+    if result is not None and result.GetDisplayNode() is not None:
+        result.GetDisplayNode().SetVisibility(True)
+
+
 def structures_of(
     segmentation_node, samples: SampleSet | None, volumes: Mapping[str, float]
 ) -> list[Structure]:

@@ -106,6 +106,13 @@ def put_segmentation(
         follows_already = reference_volume(node) is volume_node
         follow_volume(node, volume_node, undo)
         set_provenance(node, provenance or {}, undo)
+        display = node.GetDisplayNode()
+        visible = {
+            s: display.GetSegmentVisibility(s) for s in node.GetSegmentation().GetSegmentIDs()
+        }
+    # Only now does the application hear that segments came and went, and it hides some that came.
+    for segment_id, is_visible in visible.items():
+        display.SetSegmentVisibility(segment_id, is_visible)
     # Where the user has put the result of an earlier run, it stays.
     if not follows_already:
         place_beside(node, volume_node, undo)

@@ -10,7 +10,7 @@ from ..inference.volume import Volume, with_finite_values
 from .geometry import ijk_to_ras, nearest_geometry, ras_to_world
 
 
-def read_volume(volume_node, *, replace_non_finite: bool = False) -> Volume:
+def read_volume(volume_node, *, replace_non_finite: bool = False, placed_by=None) -> Volume:
     """Return a volume node's voxels and the place in which the node is seen.
 
     A linear parent transform is part of that place; where it scales or shears, the axes are the
@@ -20,6 +20,8 @@ def read_volume(volume_node, *, replace_non_finite: bool = False) -> Volume:
     Args:
         volume_node: a scalar volume node.
         replace_non_finite: put the smallest finite value in the place of NaN and infinity.
+        placed_by: node whose parent transform counts, the volume node itself if None: an item of a
+            sequence is placed by the node that shows it.
 
     Returns:
         The volume; its array [k, j, i] is a read-only view of the node's memory.
@@ -30,7 +32,7 @@ def read_volume(volume_node, *, replace_non_finite: bool = False) -> Volume:
     check_volume_node(volume_node)
     image = volume_node.GetImageData()
     matrix = ijk_to_ras(volume_node)
-    to_world = ras_to_world(volume_node)
+    to_world = ras_to_world(placed_by or volume_node)
     if to_world is not None:
         matrix = to_world @ matrix
     array = voxels(image)

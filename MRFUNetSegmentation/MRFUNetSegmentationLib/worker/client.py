@@ -77,9 +77,14 @@ class Worker:
     @property
     def busy(self) -> bool:
         """Whether a job is running, as far as its `poll` has noticed."""
-        if self._job is not None and self._job.cancelling:
-            self._job.poll()  # whoever has cancelled it may have dropped it
+        if self._job is not None and self._job.ends_soon:
+            self._job.poll()  # whoever asked for it may have dropped it
         return self._job is not None and self._job.state == "running"
+
+    @property
+    def ends_soon(self) -> bool:
+        """Whether a job is running for which the next request would wait, a few seconds at most."""
+        return self.busy and self._job.ends_soon
 
     def submit(
         self,
@@ -186,6 +191,22 @@ class Worker:
 
         return self._start(process, request, read_result, files)
 
+    def convert(self, checkpoint: str | Path, card: Mapping[str, Any], target: str | Path) -> Job:
+        """Start to convert a checkpoint of published code; the job's result is the target's path.
+
+        Args:
+            checkpoint: path of the file (.pth).
+            card: its model card, as JSON types (see `checkpoints.convert.convert`).
+            target: path of the file to write (.safetensors); an existing one is replaced.
+
+        Raises:
+            WorkerError: if a job is running, or the process cannot be started.
+        """
+        request = protocol.Convert(
+            next(self._numbers), str(checkpoint), dict(card), str(Path(target).absolute())
+        )
+        return self._start(self._ready_process(), request, lambda _: Path(request.target), ())
+
     def request_devices(self) -> Job:
         """Start to ask for devices, which takes seconds while torch is not loaded yet.
 
@@ -258,7 +279,7 @@ class Worker:
     def _ready_process(self) -> WorkerProcess:
         if self.busy:
             self._job.poll()
-        if self.busy and self._job.ends_soon:
+        if self.ends_soon:
             with suppress(MRFUNetError):
                 self._job.wait()
         if self.busy:

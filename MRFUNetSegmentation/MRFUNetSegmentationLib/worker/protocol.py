@@ -15,7 +15,7 @@ import numpy as np
 from ..errors import Cancelled, MRFUNetError, WorkerError
 from ..inference.volume import Geometry
 
-VERSION = 2
+VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -100,6 +100,23 @@ class Decode:
 
 
 @dataclass(frozen=True)
+class Convert:
+    """Request: convert a checkpoint of published code.
+
+    Attributes:
+        job: number of the job.
+        checkpoint: path of the file.
+        card: its model card, as JSON types.
+        target: path of the file to write.
+    """
+
+    job: int
+    checkpoint: str
+    card: dict[str, Any]
+    target: str
+
+
+@dataclass(frozen=True)
 class Devices:
     """Request: say on which devices the worker can compute."""
 
@@ -173,12 +190,12 @@ class Failed:
         return kinds.get(self.kind, WorkerError)(self.text)
 
 
-Request = Segment | Sample | Decode | Devices | Cancel
+Request = Segment | Sample | Decode | Convert | Devices | Cancel
 Event = Hello | Progress | Drawn | Done | Failed
 _MESSAGES = {
     kind.__name__: kind
     for kind in (
-        Segment, Sample, Decode, Devices, Cancel, Hello, Progress, Drawn, Done, Failed
+        Segment, Sample, Decode, Convert, Devices, Cancel, Hello, Progress, Drawn, Done, Failed
     )
 }  # fmt: skip
 

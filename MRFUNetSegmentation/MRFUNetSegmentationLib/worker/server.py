@@ -91,6 +91,7 @@ class Server:
                 protocol.Segment: self._segment,
                 protocol.Sample: self._sample,
                 protocol.Decode: self._decode,
+                protocol.Convert: self._convert,
                 protocol.Devices: self._devices,
             }[type(request)]
             return protocol.Done(request.job, act(request))
@@ -159,6 +160,14 @@ class Server:
         with self._writing():
             for file, labels in zip(request.labels, found, strict=True):
                 np.save(self._folder / file, labels)
+        return {}
+
+    def _convert(self, request: protocol.Convert) -> dict[str, Any]:
+        from ..checkpoints.convert import convert
+        from ..checkpoints.load import save_checkpoint
+
+        network, card = convert(Path(request.checkpoint), None, request.card)
+        save_checkpoint(Path(request.target), network, card)
         return {}
 
     def _opened(

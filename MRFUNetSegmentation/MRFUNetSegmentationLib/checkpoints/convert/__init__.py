@@ -24,9 +24,11 @@ SOURCES: dict[str, Callable[[Mapping[str, Tensor], Mapping[str, Any]], nn.Module
     "nitorch": nitorch.convert,
     "probunet-pytorch": probunet_pytorch.convert,
 }
+# How the names of the weights begin that no other source has.
+_MARKS = {"nitorch": ("unet.unet.", "mrf.mrf."), "probunet-pytorch": ("unet.contracting", "fcomb.")}
 
 
-def convert(path: Path, source: str, card: Mapping[str, Any]) -> tuple[nn.Module, ModelCard]:
+def convert(path: Path, source: str | None, card: Mapping[str, Any]) -> tuple[nn.Module, ModelCard]:
     """Convert a checkpoint file of published code; nothing in it is executed.
 
     The architecture is inferred from the names and shapes of the weights. The card says the rest:
@@ -35,7 +37,7 @@ def convert(path: Path, source: str, card: Mapping[str, Any]) -> tuple[nn.Module
 
     Args:
         path: a .pth file.
-        source: one of `SOURCES`.
+        source: one of `SOURCES`; told by the names of the weights if None.
         card: model card as JSON types.
 
     Returns:
@@ -49,7 +51,7 @@ def convert(path: Path, source: str, card: Mapping[str, Any]) -> tuple[nn.Module
     if not isinstance(given, Mapping):
         raise CheckpointError("model card: architecture must be an object. Correct the card.")
     try:
-        network = SOURCES[source](state, given)
+        network = SOURCES[source or _source_of(state)](state, given)
         _check_agreement(given, architectures.describe(network))
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
@@ -61,6 +63,16 @@ def convert(path: Path, source: str, card: Mapping[str, Any]) -> tuple[nn.Module
     checked = ModelCard.from_dict(full)
     build_network(checked)  # refuses a card that names other classes than the network has
     return network.eval(), checked
+
+
+def _source_of(state: Mapping[str, Tensor]) -> str:
+    for source, marks in _MARKS.items():
+        if any(name.startswith(marks) for name in state):
+            return source
+    raise CheckpointError(
+        f"by the names of its weights it is from none of {', '.join(SOURCES)}, and no other code's "
+        "checkpoints can be converted. Choose another file."
+    )
 
 
 def _check_agreement(given: Mapping[str, Any], found: Mapping[str, Any]) -> None:

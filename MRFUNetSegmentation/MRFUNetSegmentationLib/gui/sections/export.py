@@ -10,10 +10,11 @@ import slicer
 
 from ...mrml.dicom import export_dicom
 from ...mrml.export import (
+    Steps,
     export_file,
     export_labelmap_node,
-    export_sample_files,
-    export_sample_nodes,
+    sample_files_in_steps,
+    sample_nodes_in_steps,
 )
 from ...mrml.file_grid import FILE, VOLUME
 from ...mrml.segmentations import reference_volume
@@ -31,22 +32,31 @@ from .widgets import Choice
 
 
 class ExportSection:
-    """Exports the segmentation or its samples, as chosen in the parameter node."""
+    """Exports the segmentation or its samples, as chosen in the parameter node.
 
-    def __init__(self, ui, say: Callable[[Message], None]) -> None:
+    All samples are exported in steps, between which the application goes on.
+    """
+
+    def __init__(self, ui, say: Callable[[Message], None], on_end: Callable[[], None]) -> None:
         """Take over the section's widgets.
 
         Args:
             ui: the panel's widgets.
             say: shows a message.
+            on_end: called when an export in steps has ended, so that `show` is to be called.
         """
-        self._ui, self._say = ui, say
+        self._ui, self._say, self._on_end = ui, say, on_end
         self._parameters = self._segmentation = self._volume = self._samples = None
         self._choices: ExportChoices | None = None
         self._content = Choice(ui.exportContentSelector, self._choose("exportContent"))
         self._format = Choice(ui.exportFormatSelector, self._choose("exportFormat"))
         self._grid = Choice(ui.exportGridSelector, self._choose("exportGrid"))
-        ui.exportButton.connect("clicked()", self._export)
+        self._steps: Steps | None = None
+        self._said_of: Callable[[list], str] = str
+        self._timer = qt.QTimer()
+        self._timer.setInterval(0)
+        self._timer.connect("timeout()", self._step)
+        ui.exportButton.connect("clicked()", self._export_or_cancel)
 
     def show(self, parameters, segmentation_node, samples) -> None:
         """Show what can be exported.
@@ -56,6 +66,8 @@ class ExportSection:
             segmentation_node: the segmentation; without one, or a volume, there is nothing.
             samples: of which it is the consensus (`mrml.samples.SampleSet`), or None.
         """
+        if self._steps is not None:
+            return  # as it was when the export began
         self._parameters, self._segmentation, self._samples = parameters, segmentation_node, samples
         # Its own: another one may be chosen as input for the next run.
         self._volume = reference_volume(segmentation_node) if segmentation_node else None
@@ -80,6 +92,12 @@ class ExportSection:
         self._ui.exportGridLabel.setVisible(is_file)
         self._ui.exportButton.setText(_("Export…") if self._asks else _("Export"))
 
+    def cancel(self) -> None:
+        """End an export in steps, if there is one; nothing is kept of it."""
+        if self._steps is not None:
+            self._steps.close()
+            self._show_steps(None)
+
     @property
     def _asks(self) -> bool:
         return self._choices.format != LABEL_MAP_NODE
@@ -90,9 +108,17 @@ class ExportSection:
 
         return choose
 
-    def _export(self) -> None:
+    def _export_or_cancel(self) -> None:
+        if self._steps is not None:
+            self.cancel()
+            self._say(Message(_("The export was cancelled; nothing of it was kept.")))
+            self._on_end()
+            return
         path = self._ask_for_path() if self._asks else ""
         if self._asks and not path:
+            return
+        if self._choices.content == ALL_SAMPLES:
+            self._begin(Path(path))
             return
         try:
             text = self._write(Path(path))
@@ -101,18 +127,51 @@ class ExportSection:
         else:
             self._say(Message(text))
 
+    def _begin(self, folder: Path) -> None:
+        """Begin to export all samples."""
+        kind, grid = self._choices.format, self._parameters.exportGrid
+        if kind == LABEL_MAP_NODE:
+            steps = sample_nodes_in_steps(self._samples)
+            text = _("{number} label maps were added.")
+        else:
+            steps = sample_files_in_steps(folder, self._samples, kind, grid=grid)
+            text = _("{number} files were written to {folder}.")
+        self._said_of = lambda made: text.format(number=len(made), folder=folder)
+        self._show_steps(steps)
+
+    def _step(self) -> None:
+        try:
+            fraction = next(self._steps)
+        except StopIteration as end:
+            self._end(Message(self._said_of(end.value)))
+        except Exception as error:
+            self._end(error_message(error))
+        else:
+            self._ui.exportProgressBar.setValue(round(100 * fraction))
+
+    def _end(self, message: Message) -> None:
+        self._show_steps(None)
+        self._say(message)
+        self._on_end()
+
+    def _show_steps(self, steps: Steps | None) -> None:
+        """Take up steps, or none any longer."""
+        self._steps = steps
+        ui, active = self._ui, steps is not None
+        for selector in (ui.exportContentSelector, ui.exportFormatSelector, ui.exportGridSelector):
+            selector.setEnabled(not active)
+        ui.exportProgressBar.setVisible(active)
+        ui.exportProgressBar.setValue(0)
+        if active:
+            ui.exportButton.setText(_("Cancel the export"))
+            self._timer.start()
+        else:
+            self._timer.stop()
+
     def _write(self, path: Path) -> str:
-        """Export; return what is to be said about it."""
+        """Export one segmentation; return what is to be said about it."""
         kind, content = self._choices.format, self._choices.content
         volume, samples, grid = self._volume, self._samples, self._parameters.exportGrid
-        if content == ALL_SAMPLES:
-            if kind == LABEL_MAP_NODE:
-                nodes = export_sample_nodes(samples)
-                return _("{number} label maps were added.").format(number=len(nodes))
-            paths = export_sample_files(path, samples, kind, grid=grid)
-            return _("{number} files were written to {folder}.").format(
-                number=len(paths), folder=path
-            )
         node = samples.shown if content == SAMPLE else self._segmentation
         if kind == LABEL_MAP_NODE:
             name = export_labelmap_node(node, volume).GetName()

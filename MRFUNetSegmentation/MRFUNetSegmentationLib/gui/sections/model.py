@@ -6,10 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import qt
+import slicer
 
 from ...checkpoints.header import SUFFIX
+from ..checkpoint_import import SUFFIXES
 from ..i18n import _
-from ..model_list import ModelEntry, model_entries
+from ..model_folder import ModelFolder
+from ..model_list import ModelEntry, found, model_entries
 from .widgets import Choice
 
 _LOAD = "…"
@@ -22,48 +25,101 @@ class ModelSection:
         chosen: the entry of the model that is chosen.
     """
 
-    def __init__(self, ui, on_choice: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        ui,
+        folder: ModelFolder,
+        on_choice: Callable[[str], None],
+        on_import: Callable[[Path], None],
+    ) -> None:
         """Take over the section's widgets.
 
         Args:
             ui: the panel's widgets.
+            folder: of imported models.
             on_choice: called with the name or path of the model that the user chooses.
+            on_import: called with a checkpoint of published code that the user wants to load.
         """
         self.chosen = ModelEntry("", "")
-        self._ui = ui
-        self._on_choice = on_choice
+        self._ui, self._folder = ui, folder
+        self._on_choice, self._on_import = on_choice, on_import
         self._files: list[str] = []
+        self._entries: list[ModelEntry] = []
+        self._searched = ""
         self._list = Choice(ui.modelSelector, self._choose)
+        ui.modelSearchEdit.connect("textChanged(QString)", self._search)
+        ui.modelSearchEdit.connect("returnPressed()", ui.modelSelector.showPopup)
+        ui.openModelFolderButton.connect("clicked()", self._open_folder)
+        ui.clearModelFolderButton.connect("clicked()", self._clear_folder)
 
     def show(self, model: str) -> None:
         """Show a model as the one that is chosen."""
-        entries = model_entries(model, self._files)
-        self.chosen = next(entry for entry in entries if entry.model == model)
-        lines = [(entry.model, entry.label) for entry in entries]
-        self._list.show([*lines, (_LOAD, _("Load checkpoint from file…"))], model)
+        self._entries = model_entries(model, [*self._folder.models(), *self._files])
+        self.chosen = next(entry for entry in self._entries if entry.model == model)
+        self._show_list()
         self._ui.modelDescription.setText(self.chosen.description)
         self._ui.modelDescription.setToolTip(self.chosen.intended_use)
         self._ui.modelDescription.setVisible(bool(self.chosen.description))
         self._ui.modelCardLabel.setText(self.chosen.card_text)
         self._ui.modelCard.setVisible(bool(self.chosen.card_text))
+        imported = bool(self._folder.models())
+        for widget in (
+            self._ui.modelFolderLabel,
+            self._ui.openModelFolderButton,
+            self._ui.clearModelFolderButton,
+        ):
+            widget.setVisible(imported)
+
+    def _search(self, text: str) -> None:
+        self._searched = text
+        self._show_list()
+
+    def _show_list(self) -> None:
+        """Show the models that are searched for, and the chosen one."""
+        lines = [
+            (entry.model, entry.label)
+            for entry in self._entries
+            if entry is self.chosen or entry.matches(self._searched)
+        ]
+        load = (_LOAD, _("Load checkpoint from file…"))
+        self._list.show([*lines, load], self.chosen.model)
+        remark = found(self._entries, self._searched)
+        self._ui.modelSearchRemark.setText(remark)
+        self._ui.modelSearchRemark.setVisible(bool(remark))
 
     def _choose(self, model: str) -> None:
         if model != _LOAD:
             self._on_choice(model)
             return
         file = self._ask_for_file()
-        if file and file not in self._files:
+        is_published = file.endswith(SUFFIXES)
+        if file and file not in self._files and not is_published:
             self._files.append(file)
         # Without a file the list must leave its last line again.
         self.show(self.chosen.model)
-        if file:
+        if is_published:
+            self._on_import(Path(file))
+        elif file:
             self._on_choice(file)
 
     def _ask_for_file(self) -> str:
         folder = str(Path(self._files[-1]).parent) if self._files else ""
+        patterns = " ".join(f"*{suffix}" for suffix in (SUFFIX, *SUFFIXES))
         return qt.QFileDialog.getOpenFileName(
             self._ui.modelSelector,
             _("Load checkpoint"),
             folder,
-            _("Checkpoints") + f" (*{SUFFIX})",
+            _("Checkpoints") + f" ({patterns})",
         )
+
+    def _open_folder(self) -> None:
+        qt.QDesktopServices.openUrl(qt.QUrl.fromLocalFile(str(self._folder.path)))
+
+    def _clear_folder(self) -> None:
+        question = _(
+            "Remove the imported models from {folder}? The one that is chosen stays, and so do the "
+            "files that they were imported from."
+        ).format(folder=self._folder.path)
+        if slicer.util.confirmOkCancelDisplay(question):
+            self._folder.clear([self.chosen.model])
+            self.show(self.chosen.model)

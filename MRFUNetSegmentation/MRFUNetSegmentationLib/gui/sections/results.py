@@ -28,13 +28,18 @@ class ResultsSection:
             on_change: called when the segmentation has changed, so that `show` is to be called.
         """
         self._ui = ui
-        self._node = None
+        self._node = self._segmentation = None
         self._volumes: dict[str, float] | None = None
         self._structures: list[Structure] = []
         self._on_change = on_change
         self._display = Observation(on_change)
         self._content = Observation(self._content_changed)
         self._style = Choice(ui.resultStyleSelector, self._set_style)
+        # Names may be long; what they leave to the numbers must be enough for these.
+        header = ui.structuresTree.header()
+        header.setStretchLastSection(False)
+        header.setSectionResizeMode(qt.QHeaderView.ResizeToContents)
+        header.setSectionResizeMode(0, qt.QHeaderView.Stretch)
         ui.structuresTree.connect("itemChanged(QTreeWidgetItem*,int)", self._item_changed)
         ui.resultOpacitySlider.connect("valueChanged(int)", self._set_opacity)
 
@@ -47,7 +52,7 @@ class ResultsSection:
         """
         ui = self._ui
         if segmentation_node is not self._node:
-            self._node, self._volumes = segmentation_node, None
+            self._node = segmentation_node
             ui.show3DButton.setSegmentationNode(segmentation_node)
         ui.resultsSection.setVisible(segmentation_node is not None)
         if segmentation_node is None:
@@ -57,8 +62,17 @@ class ResultsSection:
             segmentation_node.GetSegmentation(),
             segmentation_node.GetDisplayNode(),
         )
+        # Each item of a sequence has one of its own, which the node that shows it takes over.
+        if segmentation is not self._segmentation:
+            self._segmentation, self._volumes = segmentation, None
         modified = vtk.vtkCommand.ModifiedEvent
-        self._display.watch([(display, modified), (segmentation, segmentation.SegmentModified)])
+        self._display.watch(
+            [
+                (segmentation_node, modified),
+                (display, modified),
+                (segmentation, segmentation.SegmentModified),
+            ]
+        )
         changes = (
             segmentation.SourceRepresentationModified,
             segmentation.SegmentAdded,
@@ -77,7 +91,7 @@ class ResultsSection:
         """Stop to follow the nodes."""
         self._display.stop()
         self._content.stop()
-        self._volumes = None
+        self._segmentation = self._volumes = None
 
     def _content_changed(self) -> None:
         self._volumes = None
@@ -99,8 +113,6 @@ class ResultsSection:
                 for column in (1, 2):
                     item.setTextAlignment(column, qt.Qt.AlignRight)
             tree.setColumnHidden(2, not any(s.interval_ml for s in self._structures))
-            for column in range(3):
-                tree.resizeColumnToContents(column)
 
     def _show_display(self, display) -> None:
         ui = self._ui

@@ -48,7 +48,7 @@ class UncertaintySection:
         """
         ui = self._ui
         if segmentation_node is not self._segmentation and self._segmentation is not None:
-            restore_fill(self._segmentation)
+            self._take_away()
         self._overlays, self._segmentation = overlays, segmentation_node
         ui.uncertaintySection.setVisible(bool(overlays))
         if not overlays:
@@ -81,6 +81,14 @@ class UncertaintySection:
     def leave(self) -> None:
         """Stop to follow the nodes."""
         self._observation.stop()
+
+    def _take_away(self) -> None:
+        """Let the slice views show nothing of the segmentation that was shown until now."""
+        restore_fill(self._segmentation)
+        scene = slicer.mrmlScene
+        present = {n: node for n, node in self._overlays.items() if scene.IsNodePresent(node)}
+        if shown_overlay(scene, present)[0] is not None:
+            show_overlay(scene, None)
 
     @property
     def _shown(self):

@@ -1,0 +1,91 @@
+"""The panel's section on what is segmented."""
+
+from __future__ import annotations
+
+import vtk
+
+from ...mrml.sequences import browser_of, sequence_of
+from ..i18n import _
+from ..model_list import ModelEntry
+from ..observation import Observation
+from ..suitability import about_sequence, suitability
+from .widgets import quietly
+
+
+class InputSection:
+    """What is to be known of the chosen volume, and its sequence if there is one.
+
+    The slider steps through the sequence as Slicer's own toolbar does, which it follows.
+    """
+
+    def __init__(self, ui) -> None:
+        """Take over the section's widgets."""
+        self._ui = ui
+        self._parameters = None
+        self._model = ModelEntry("", "")
+        self._observation = Observation(self._show)
+        ui.sequenceSlider.connect("valueChanged(int)", self._go)
+
+    @property
+    def sequence(self):
+        """The sequence all volumes of which a run segments; None for one volume."""
+        return self._offered if self._parameters and self._parameters.wholeSequence else None
+
+    def show(self, parameters, model: ModelEntry) -> None:
+        """Show what is to be known of the volume.
+
+        Args:
+            parameters: the parameter node, or None.
+            model: that segments it.
+        """
+        self._parameters, self._model = parameters, model
+        volume = parameters.inputVolume if parameters else None
+        # A volume may be chosen before it has its voxels, and move later.
+        browser = browser_of(volume) if volume else None
+        modified = vtk.vtkCommand.ModifiedEvent
+        self._observation.watch([(volume, modified), (browser, modified)])
+        self._show()
+
+    def leave(self) -> None:
+        """Stop to follow the volume."""
+        self._observation.stop()
+
+    @property
+    def _offered(self):
+        """The sequence of several volumes of which the chosen one is shown; or None."""
+        volume = self._parameters.inputVolume
+        sequence = sequence_of(volume) if volume else None
+        return sequence if sequence and sequence.GetNumberOfDataNodes() > 1 else None
+
+    def _show(self) -> None:
+        volume = self._parameters.inputVolume if self._parameters else None
+        offered = self._offered if volume else None
+        number = offered.GetNumberOfDataNodes() if offered else 0
+        box = self._ui.wholeSequenceCheckBox
+        box.setVisible(number > 0)
+        box.setText(_("Segment all {number} volumes of its sequence").format(number=number))
+        self._show_place(browser_of(volume) if offered else None)
+        lines = []
+        if volume and volume.GetImageData() and self._model.modality:
+            dimensions = volume.GetImageData().GetDimensions()
+            lines.append(suitability(dimensions, volume.GetSpacing(), self._model.modality))
+        if self.sequence:
+            lines.append(about_sequence(number, self._model.samples))
+        self._ui.inputRemark.setText("\n".join(lines))
+        self._ui.inputRemark.setVisible(bool(lines))
+
+    def _show_place(self, browser) -> None:
+        """Show where a browser is; None hides the slider."""
+        ui = self._ui
+        for widget in (ui.sequenceLabel, ui.sequenceSlider):
+            widget.setVisible(browser is not None)
+        if browser is None:
+            return
+        place, number = browser.GetSelectedItemNumber() + 1, browser.GetNumberOfItems()
+        with quietly(ui.sequenceSlider):
+            ui.sequenceSlider.setMaximum(number)
+            ui.sequenceSlider.setValue(place)
+        ui.sequenceLabel.setText(_("{place} of {number}:").format(place=place, number=number))
+
+    def _go(self, place: int) -> None:
+        browser_of(self._parameters.inputVolume).SetSelectedItemNumber(place - 1)

@@ -1,0 +1,218 @@
+"""Sequences of volumes, as of one head at several times, and of their segmentations.
+
+The segmentations of a sequence's volumes become a sequence of their own, which the same browser
+steps through: one segmentation node shows that of the volume which is shown. What the user edits
+there is kept in the sequence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import numpy as np
+import slicer
+
+from ..checkpoints.card import SegmentClass
+from ..errors import InputError
+from .geometry import ijk_to_ras, to_vtk
+from .segmentations import (
+    BINARY_LABELMAP,
+    GEOMETRY_PARAMETER,
+    PREFIX,
+    check_labels,
+    label_image,
+    put_segmentation,
+    set_segment,
+)
+from .volumes import check_volume_node
+
+
+def is_sequence(node) -> bool:
+    """Return whether a node is a sequence."""
+    return node is not None and node.IsA("vtkMRMLSequenceNode")
+
+
+def browser_of(node):
+    """Return the browser that steps through a sequence of which the node shows an item; or None."""
+    return next((browser for browser in _browsers(node) if browser.GetSequenceNode(node)), None)
+
+
+def sequence_of(node):
+    """Return the sequence of which a node shows the item that is browsed; None if there is none."""
+    browser = browser_of(node)
+    return browser.GetSequenceNode(node) if browser else None
+
+
+@dataclass(frozen=True)
+class VolumeSequence:
+    """A sequence of volumes, with what shows it.
+
+    Attributes:
+        sequence: vtkMRMLSequenceNode.
+        browser: vtkMRMLSequenceBrowserNode that steps through it.
+        volume: scalar volume node that shows the item at which the browser is.
+    """
+
+    sequence: object
+    browser: object
+    volume: object
+
+    @classmethod
+    def of(cls, sequence) -> VolumeSequence:
+        """Look at a sequence node.
+
+        Raises:
+            InputError: if it is not in the scene, an item is no volume that can be segmented, or
+                nothing shows it.
+        """
+        name = sequence.GetName()
+        if sequence.GetScene() is None:
+            raise InputError(f"The sequence {name} is no longer in the scene. Choose another one.")
+        if not sequence.GetNumberOfDataNodes():
+            raise InputError(f"The sequence {name} is empty. Choose another one.")
+        for n in range(sequence.GetNumberOfDataNodes()):
+            try:
+                check_volume_node(sequence.GetNthDataNode(n))
+            except InputError as error:
+                raise InputError(f"Item {n + 1} of the sequence {name}: {error}") from error
+        for browser in _browsers(sequence):
+            if browser.IsSynchronizedSequenceNode(sequence, True):
+                volume = browser.GetProxyNode(sequence)
+                if volume is not None:
+                    return cls(sequence, browser, volume)
+        raise InputError(
+            f"Nothing shows the volumes of the sequence {name}. In the module Sequences, make a "
+            "browser for it, then try again."
+        )
+
+    @property
+    def items(self) -> list:
+        """The volume nodes, which are not in the scene but in the sequence."""
+        number = self.sequence.GetNumberOfDataNodes()
+        return [self.sequence.GetNthDataNode(n) for n in range(number)]
+
+    def check_output(self, segmentation_node) -> None:
+        """Check that a segmentation node shows segmentations of this sequence already.
+
+        Raises:
+            InputError: saying what to choose instead.
+        """
+        shown = self.browser.GetSequenceNode(segmentation_node)
+        if shown is None or shown is self.sequence:
+            raise InputError(
+                f"{segmentation_node.GetName()} is one segmentation, not those of the sequence "
+                f"{self.sequence.GetName()}. Choose another output, or create a new one."
+            )
+
+
+class SegmentationSequence:
+    """Segmentations of a sequence's volumes. Nothing is in the scene until `put`."""
+
+    def __init__(
+        self,
+        volumes: VolumeSequence,
+        classes: Sequence[SegmentClass],
+        provenance: Mapping[str, str],
+    ) -> None:
+        """Begin without any.
+
+        Args:
+            volumes: the sequence of volumes.
+            classes: of the model; the label of class c is `c.value`.
+            provenance: how the labels come about, stored as attributes of the nodes.
+        """
+        self._volumes, self._classes, self._provenance = volumes, classes, provenance
+        self._sequence = slicer.vtkMRMLSequenceNode()
+        self._sequence.SetIndexName(volumes.sequence.GetIndexName())
+        self._sequence.SetIndexUnit(volumes.sequence.GetIndexUnit())
+        self._sequence.SetIndexType(volumes.sequence.GetIndexType())
+
+    def add(self, labels: np.ndarray) -> None:
+        """Add the label map of the next volume, [k, j, i] uint8 on its grid.
+
+        Raises:
+            InputError: if it does not fit the volume.
+        """
+        number = self._sequence.GetNumberOfDataNodes()
+        volume_node = self._volumes.sequence.GetNthDataNode(number)
+        check_labels(labels, volume_node)
+        node = slicer.vtkMRMLSegmentationNode()
+        node.SetName(f"{volume_node.GetName()} segmentation")
+        for name, value in self._provenance.items():
+            node.SetAttribute(PREFIX + name, value)
+        segmentation = node.GetSegmentation()
+        segmentation.SetSourceRepresentationName(BINARY_LABELMAP)
+        segmentation.SetConversionParameter(
+            GEOMETRY_PARAMETER,
+            slicer.vtkSegmentationConverter.SerializeImageGeometry(
+                to_vtk(ijk_to_ras(volume_node)), volume_node.GetImageData()
+            ),
+        )
+        # Cropped, for there may be many.
+        image = label_image(labels, volume_node, cropped=True)
+        for segment_class in self._classes:
+            if not segment_class.background:
+                set_segment(segmentation, segment_class, image)
+        self._sequence.SetDataNodeAtValue(node, self._volumes.sequence.GetNthIndexValue(number))
+
+    def put(self, segmentation_node, undo: ExitStack):
+        """Put the sequence into the scene, to be browsed together with the volumes.
+
+        Args:
+            segmentation_node: shows the segmentations of an earlier run, which go; a new one if
+                None.
+            undo: gets what takes the change back.
+
+        Returns:
+            The segmentation node that shows the item at which the browser is.
+
+        Raises:
+            InputError: if the node cannot be used; nothing has changed.
+            Exception: any other; what has changed until then is on the stack.
+        """
+        volumes, browser = self._volumes, self._volumes.browser
+        scene = browser.GetScene()
+        if segmentation_node is not None:
+            volumes.check_output(segmentation_node)
+            old = browser.GetSequenceNode(segmentation_node)
+            # Before the node changes, for the sequence takes over what changes there.
+            undo.callback(_show, browser, old, segmentation_node)
+            _no_longer_show(browser, old)
+            undo.callback(scene.AddNode, old)
+            scene.RemoveNode(old)
+        empty = np.zeros(volumes.volume.GetImageData().GetDimensions()[::-1], np.uint8)
+        node = put_segmentation(
+            empty, self._classes, volumes.volume, segmentation_node, self._provenance, undo
+        )
+        name = scene.GenerateUniqueName(f"{node.GetName()} sequence")
+        self._sequence.SetName(name)
+        undo.callback(scene.RemoveNode, self._sequence)
+        scene.AddNode(self._sequence)
+        undo.callback(_no_longer_show, browser, self._sequence)
+        _show(browser, self._sequence, node)
+        return node
+
+
+def _show(browser, sequence, node) -> None:
+    """Let a node show the item of a sequence at which the browser is."""
+    was_modifying = browser.StartModify()
+    browser.AddSynchronizedSequenceNode(sequence.GetID())
+    browser.AddProxyNode(node, sequence, False)
+    browser.SetSaveChanges(sequence, True)
+    browser.SetOverwriteProxyName(sequence, False)
+    browser.EndModify(was_modifying)
+
+
+def _no_longer_show(browser, sequence) -> None:
+    browser.RemoveSynchronizedSequenceNode(sequence.GetID())
+
+
+def _browsers(node) -> list:
+    """Return the browsers of a node's scene."""
+    scene = node.GetScene()
+    if scene is None:  # the node has been removed
+        return []
+    number = scene.GetNumberOfNodesByClass("vtkMRMLSequenceBrowserNode")
+    return [scene.GetNthNodeByClass(n, "vtkMRMLSequenceBrowserNode") for n in range(number)]

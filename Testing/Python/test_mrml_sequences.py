@@ -1,0 +1,160 @@
+"""Segmentations of a sequence of volumes, browsed together with it, on real nodes."""
+
+from contextlib import ExitStack
+
+import numpy as np
+import pytest
+
+slicer = pytest.importorskip("slicer")
+
+from MRFUNetSegmentationLib.errors import InputError  # noqa: E402
+from MRFUNetSegmentationLib.mrml.export import read_labels  # noqa: E402
+from MRFUNetSegmentationLib.mrml.segmentations import (  # noqa: E402
+    read_provenance,
+    reference_volume,
+    write_segmentation,
+)
+from MRFUNetSegmentationLib.mrml.sequences import (  # noqa: E402
+    SegmentationSequence,
+    VolumeSequence,
+    sequence_of,
+)
+from MRFUNetSegmentationLib.mrml.volumes import voxels  # noqa: E402
+from mrml_scene import CLASSES, OBLIQUE, SEGMENT_IDS, add_volume, phantom, translation  # noqa: E402
+from sequence_tools import add_sequence, browser_of, shown_volume  # noqa: E402
+from test_mrml_samples import sequences  # noqa: E402, F401 - a fixture
+from test_mrml_segmentations import state  # noqa: E402
+
+# Volumes differ in size and place.
+SHAPES = ((14, 16, 18), (14, 16, 20), (15, 16, 18))
+MATRICES = [translation(5 * n, 0, 0) @ OBLIQUE for n in range(3)]
+PROVENANCE = {"Model": "tiny"}
+
+
+def labels_of(item: int) -> np.ndarray:
+    """Labels of an item, 0 .. 2: the phantom, moved by a plane an item."""
+    return np.roll(phantom(SHAPES[item]), item, axis=0)
+
+
+@pytest.fixture
+def sequence(scene, sequences):  # noqa: F811
+    return add_sequence(scene, [np.ones(shape, np.int16) for shape in SHAPES], MATRICES)
+
+
+def segmentations_of(sequence) -> SegmentationSequence:
+    segmentations = SegmentationSequence(VolumeSequence.of(sequence), CLASSES, PROVENANCE)
+    for item in range(len(SHAPES)):
+        segmentations.add(labels_of(item))
+    return segmentations
+
+
+def put(sequence, node=None):
+    with ExitStack() as undo:
+        node = segmentations_of(sequence).put(node, undo)
+        return node, undo.pop_all()
+
+
+def shown_labels(node, sequence, item: int) -> np.ndarray:
+    browser_of(sequence).SetSelectedItemNumber(item)
+    return read_labels(node, shown_volume(sequence), CLASSES)
+
+
+def test_segmentations_are_browsed_with_their_volumes(scene, sequence):
+    browser_of(sequence).SetSelectedItemNumber(1)
+    node, _undo = put(sequence)
+    for item in (1, 2, 0, 1, 2):
+        np.testing.assert_array_equal(shown_labels(node, sequence, item), labels_of(item))
+    assert scene.GetNumberOfNodesByClass("vtkMRMLSequenceBrowserNode") == 1
+    assert scene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode") == 1
+    assert list(node.GetSegmentation().GetSegmentIDs()) == list(SEGMENT_IDS)
+    assert reference_volume(node) is shown_volume(sequence)
+    assert read_provenance(node) == PROVENANCE
+    made = sequence_of(node)
+    assert (made.GetIndexName(), made.GetIndexUnit()) == ("time", "s")
+    assert [made.GetNthIndexValue(n) for n in range(3)] == ["0.0", "1.5", "3.0"]
+
+
+def test_nothing_is_in_the_scene_before_all_are_done(scene, sequence):
+    before = state(scene)
+    segmentations_of(sequence)
+    assert state(scene) == before
+
+
+def test_edits_and_display_stay_when_another_volume_is_shown(sequence):
+    node, _undo = put(sequence)
+    shown_labels(node, sequence, 1)
+    segmentation = node.GetSegmentation()
+    image = segmentation.GetSegment(SEGMENT_IDS[0]).GetRepresentation("Binary labelmap")
+    voxels(image)[voxels(image) == 1] = 2
+    image.Modified()
+    segmentation.InvokeEvent(segmentation.SourceRepresentationModified)
+    node.GetDisplayNode().SetSegmentVisibility(SEGMENT_IDS[1], False)
+    np.testing.assert_array_equal(shown_labels(node, sequence, 2), labels_of(2))
+    assert not node.GetDisplayNode().GetSegmentVisibility(SEGMENT_IDS[1])
+    edited = labels_of(1)
+    edited[edited == 1] = 2
+    np.testing.assert_array_equal(shown_labels(node, sequence, 1), edited)
+
+
+def test_segmentations_of_an_earlier_run_are_replaced_and_come_back(scene, sequence):
+    node, _undo = put(sequence)
+    node.GetDisplayNode().SetOpacity(0.4)
+    first = sequence_of(node)
+    again = SegmentationSequence(VolumeSequence.of(sequence), CLASSES, PROVENANCE)
+    for shape in SHAPES:
+        again.add(np.full(shape, 3, np.uint8))
+    with ExitStack() as undo:
+        assert again.put(node, undo) is node
+        assert (shown_labels(node, sequence, 2) == 3).all()
+        assert scene.GetNumberOfNodesByClass("vtkMRMLSequenceNode") == 2
+        assert not scene.IsNodePresent(first)
+    assert sequence_of(node) is first
+    assert scene.GetNumberOfNodesByClass("vtkMRMLSequenceNode") == 2
+    assert node.GetDisplayNode().GetOpacity() == pytest.approx(0.4)
+    for item in range(3):
+        np.testing.assert_array_equal(shown_labels(node, sequence, item), labels_of(item))
+
+
+def test_failure_leaves_the_scene_as_it_was(scene, sequence):
+    before = state(scene)
+    with ExitStack() as undo:
+        segmentations_of(sequence).put(None, undo)
+    assert state(scene) == before
+
+
+def test_labels_must_fit_their_volume(sequence):
+    segmentations = SegmentationSequence(VolumeSequence.of(sequence), CLASSES, PROVENANCE)
+    segmentations.add(labels_of(0))
+    with pytest.raises(InputError, match="voxels"):
+        segmentations.add(labels_of(0))
+
+
+def test_sequence_is_found_by_the_volume_that_shows_it(scene, sequence):
+    assert sequence_of(shown_volume(sequence)) is sequence
+    assert sequence_of(add_volume(scene, np.ones((2, 2, 2)))) is None
+
+
+def test_other_segmentation_is_no_output(scene, sequence):
+    volume = shown_volume(sequence)
+    other = write_segmentation(labels_of(0), CLASSES, volume)
+    before = state(scene)
+    with pytest.raises(InputError, match="is one segmentation"):
+        put(sequence, other)
+    assert state(scene) == before
+
+
+def test_sequences_that_cannot_be_segmented(scene, sequences):  # noqa: F811
+    empty = scene.AddNewNodeByClass("vtkMRMLSequenceNode", "Empty")
+    with pytest.raises(InputError, match="is empty"):
+        VolumeSequence.of(empty)
+    tables = scene.AddNewNodeByClass("vtkMRMLSequenceNode", "Tables")
+    tables.SetDataNodeAtValue(slicer.vtkMRMLTableNode(), "0")
+    with pytest.raises(InputError, match=r"Item 1 of the sequence Tables: .* is not a volume"):
+        VolumeSequence.of(tables)
+    sequence = add_sequence(scene, [np.ones((3, 4, 5))], [np.eye(4)])
+    scene.RemoveNode(browser_of(sequence))
+    with pytest.raises(InputError, match="make a browser"):
+        VolumeSequence.of(sequence)
+    scene.RemoveNode(sequence)
+    with pytest.raises(InputError, match="no longer in the scene"):
+        VolumeSequence.of(sequence)
