@@ -132,8 +132,12 @@ def test_wrong_images_are_refused(shape):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"dim": 4}, {"classes": 0}, {"latent": 0}, {"filters": ()}, {"f_comb_layers": 1}]
-)
+    "wrong",
+    [
+        {"dim": 4}, {"classes": 0}, {"latent": -1}, {"filters": ()}, {"f_comb_layers": 1},
+        {"norm": "group"}, {"dropout": 1.0},
+    ],
+)  # fmt: skip
 def test_impossible_hyper_parameters_are_refused(wrong):
     with pytest.raises(ValueError, match=r".+"):
         build(**wrong)
@@ -209,3 +213,48 @@ def test_expected_foreground_is_where_the_probabilities_begin(classes):
     foreground = network.log_likelihood(logits).exp()[:, 1:]
     torch.testing.assert_close(foreground.sum(1), torch.full((1, 16, 16), 0.02))
     torch.testing.assert_close(foreground[:, 0], foreground[:, -1])
+
+
+@pytest.mark.parametrize("dim", [2, 3])
+def test_batch_normalisation_keeps_every_convolutions_output_in_bounds(dim):
+    network = build(dim=dim, norm="batch").train()
+    features = [scale.flatten(2).var(2) for scale in network.unet.encoder(1000 * images(dim))]
+    for variance in features:
+        assert variance.mean() < 2
+    assert any(name.endswith("running_mean") for name in network.state_dict())
+
+
+def test_without_normalisation_the_weights_have_their_published_names():
+    plain, with_dropout = build(), build(dropout=0.5)
+    assert plain.state_dict().keys() == with_dropout.state_dict().keys()
+    assert "unet.encoder.scales.0.4.weight" in plain.state_dict()
+
+
+def test_dropout_leaves_out_channels_in_training_alone():
+    network, image = build(dropout=0.5), images(2)
+    assert torch.equal(network.features(image), network.features(image))
+    network.train()
+    assert not torch.equal(network.features(image), network.features(image))
+
+
+@pytest.mark.filterwarnings("error")
+def test_without_latent_it_is_a_plain_u_net():
+    network, image = build(latent=0), images(2)
+    assert not any("prior" in name or "posterior" in name for name in network.state_dict())
+    assert network.prior(image).mean.shape == (2, 0)
+    logits = network.decode(network.project(network.features(image)), image.new_zeros(2, 0))
+    torch.testing.assert_close(network(image), logits.sigmoid())
+
+
+@pytest.mark.parametrize("classes", [1, 3])
+def test_an_informed_posterior_sees_what_the_u_net_finds(classes):
+    network, image = build(informed=True, classes=classes), images(2)
+    labels = torch.zeros(2, *image.shape[2:])
+    projected = network.project(network.features(image))
+    before = network.posterior(image, labels)
+    given = network.posterior(image, labels, projected)
+    assert torch.equal(before.mean, given.mean)
+    assert not torch.equal(before.mean, network.posterior(image, labels, projected + 1).mean)
+    # What raters differ in must not be learned by changing what is found.
+    before.mean.sum().backward()
+    assert network.unet.encoder.scales[0][0].weight.grad is None

@@ -5,8 +5,14 @@ import math
 import pytest
 import torch
 from MRFUNetSegmentationLib.networks import ProbabilisticUNet, ProbabilisticUNetConfig
-from MRFUNetSegmentationLib.training.config import ConfigError, ElboConfig
-from MRFUNetSegmentationLib.training.elbo import ElboTerms, Geco, elbo_terms, kl_by_dimension
+from MRFUNetSegmentationLib.training.config import ConfigError, ElboConfig, Stage
+from MRFUNetSegmentationLib.training.elbo import (
+    ElboTerms,
+    Geco,
+    elbo_terms,
+    kl_by_dimension,
+    terms_without_latent,
+)
 from MRFUNetSegmentationLib.training.objectives import ElboObjective, soft_dice_loss
 
 
@@ -56,6 +62,30 @@ def test_a_share_of_the_prior_trains_the_prior_by_the_labels():
     assert alike[0].item() == pytest.approx(alike[1].item(), rel=1e-9)
     with pytest.raises(ConfigError, match="prior_share must lie"):
         ElboConfig(prior_share=2)
+
+
+def test_terms_without_latent_are_those_of_the_latent_zero():
+    network = small()
+    image, labels = torch.randn(2, 1, 8, 8).double(), torch.ones(2, 8, 8)
+    terms = terms_without_latent(network, image, labels)
+    for encoder in (network.prior_encoder, network.posterior_encoder):
+        set_moments(encoder, (0.0, 0.0), (-40.0, -40.0))
+    expected = elbo_terms(network, image, labels).reconstruction
+    assert terms.reconstruction.item() == pytest.approx(expected.item(), rel=1e-9)
+    assert terms.kl == 0
+    terms.loss(1.0).backward()
+    # Every weight has a gradient, as processes that share them need; the encoders' is 0.
+    assert all(p.grad is not None for p in network.parameters())
+    assert not network.prior_encoder.moments.weight.grad.any()
+    assert network.unet.encoder.scales[0][0].weight.grad.any()
+
+
+def test_a_stage_says_whether_the_latent_takes_part():
+    objective = ElboObjective(small(), False, ElboConfig())
+    image, labels = torch.randn(2, 1, 8, 8).double(), torch.ones(2, 8, 8, dtype=torch.long)
+    for latent in (False, True):
+        objective.begin_stage(Stage(1, (1e-3, 1e-3), (8, 8), latent=latent))
+        assert bool(objective(image, labels)["kl"] > 0) == latent
 
 
 def test_kl_of_single_dimensions_by_hand():

@@ -316,6 +316,19 @@ def test_run_learns_the_raters(data, tmp_path, capsys):
     assert checkpoint.card.training["configuration"]["raters"]["validation"] == ["case0"]
 
 
+def test_a_stage_without_latent_leaves_its_weights_alone(data, tmp_path):
+    """They wait for the next stage; weight decay must not wear them down until then."""
+    path = config_file(data, ("batch_size", "latent = false\nbatch_size"))
+    trainer = prepare(load_config(path), data, tmp_path / "run", "cpu")
+    before = {n: w.clone() for n, w in trainer.network.state_dict().items()}
+    assert trainer.run(report=lambda line: None)
+    after = trainer.network.state_dict()
+    waiting = ("prior_encoder", "posterior_encoder", "f_comb.latent")
+    for name, weight in before.items():
+        change = (after[name] - weight).norm() / weight.norm().clamp_min(1e-9)
+        assert (change < 1e-4) == name.startswith(waiting), name
+
+
 @pytest.mark.parametrize("dim", [2, 3])
 def test_plain_unet_trains_on_the_same_data(data, tmp_path, dim):
     """For comparison: a U-Net without MRF, which gives one segmentation."""

@@ -56,7 +56,8 @@ class ModelMethod:
 
     @property
     def _probabilistic(self) -> bool:
-        return isinstance(self.segmenters[0].checkpoint.network, ProbabilisticUNet)
+        network = self.segmenters[0].checkpoint.network
+        return isinstance(network, ProbabilisticUNet) and network.config.latent > 0
 
     def labels(self, volume: Volume) -> np.ndarray:
         """Return the segmentation, [k, j, i] uint8, in the model's class values."""

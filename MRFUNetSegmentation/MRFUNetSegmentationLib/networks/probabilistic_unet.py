@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -34,6 +33,10 @@ from .unet import KERNEL_SIZE, convolution
 
 _POOL = {2: functional.avg_pool2d, 3: functional.avg_pool3d}
 _UPSAMPLING = {2: "bilinear", 3: "trilinear"}
+_BATCH_NORM = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
+_DROPOUT = {2: nn.Dropout2d, 3: nn.Dropout3d}
+_NORMS = ("none", "batch")
+_WITH_DROPOUT = 3  # scales, the coarsest ones, as Kohl et al. have it in their baseline
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,12 @@ class ProbabilisticUNetConfig(HyperParameters):
         in_channels: channels of the image.
         filters: filters at each scale, finest first.
         convolutions: convolutions per scale.
-        latent: dimension of the latent space.
+        norm: "batch" for a batch normalisation after every 3x3(x3) convolution, "none" as in the
+            paper.
+        dropout: probability with which the U-Net leaves out channels at its three coarsest scales.
+        latent: dimension of the latent space; 0 for a plain U-Net.
+        informed: True to show the posterior what the U-Net finds at the latent 0, too. What a rater
+            differs in is then plain to see. It plays no part at inference.
         f_comb_layers: 1x1(x1) convolutions of f_comb, the last one to the classes included.
         mrf: True for an MRF over the labels of each sample; it has two classes for a sigmoid.
         mrf_filters, mrf_extra_layers, iterations, training_iterations, w: of the MRF and its mean
@@ -59,7 +67,10 @@ class ProbabilisticUNetConfig(HyperParameters):
     in_channels: int = 1
     filters: tuple[int, ...] = (32, 64, 128, 192)
     convolutions: int = 3
+    norm: str = "none"
+    dropout: float = 0.0
     latent: int = 6
+    informed: bool = False
     f_comb_layers: int = 4
     mrf: bool = False
     mrf_filters: int | None = None
@@ -73,22 +84,41 @@ class ProbabilisticUNetConfig(HyperParameters):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         check_iterations(self.iterations, self.training_iterations)
         for name, least in (
-            ("classes", 1), ("in_channels", 1), ("convolutions", 1), ("latent", 1),
+            ("classes", 1), ("in_channels", 1), ("convolutions", 1), ("latent", 0),
             ("f_comb_layers", 2),
         ):  # fmt: skip
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        if self.norm not in _NORMS:
+            raise ValueError(f"the normalisation must be one of {_NORMS}, got {self.norm!r}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must lie in 0..1, 1 excluded, got {self.dropout}")
         if not self.filters:
             raise ValueError("filters: at least one scale is needed")
 
 
 class ConvStack(nn.Sequential):
-    """Padded 3x3(x3) convolutions, each followed by a ReLU."""
+    """Padded 3x3(x3) convolutions, each followed by the normalisation, if any, and a ReLU.
 
-    def __init__(self, dim: int, in_channels: int, filters: int, number: int) -> None:
+    At the end, if `dropout` is above 0, channels are left out with this probability.
+    """
+
+    def __init__(
+        self,
+        config: ProbabilisticUNetConfig,
+        in_channels: int,
+        filters: int,
+        dropout: float = 0.0,
+    ) -> None:
+        dim = config.dim
         layers: list[nn.Module] = []
-        for channels in (in_channels, *[filters] * (number - 1)):
-            layers += [convolution(dim)(channels, filters, KERNEL_SIZE, padding=1), nn.ReLU(True)]
+        for channels in (in_channels, *[filters] * (config.convolutions - 1)):
+            layers.append(convolution(dim)(channels, filters, KERNEL_SIZE, padding=1))
+            if config.norm == "batch":
+                layers.append(_BATCH_NORM[dim](filters))
+            layers.append(nn.ReLU(True))
+        if dropout:
+            layers.append(_DROPOUT[dim](dropout))
         super().__init__(*layers)
 
 
@@ -96,13 +126,14 @@ class Encoder(nn.Module):
     """Contracting path: a stack of convolutions at each scale, average pooling between them."""
 
     def __init__(
-        self, dim: int, in_channels: int, filters: Sequence[int], convolutions: int
+        self, config: ProbabilisticUNetConfig, in_channels: int, dropout: float = 0.0
     ) -> None:
         super().__init__()
-        self.pool = _POOL[dim]
+        self.pool = _POOL[config.dim]
+        deepest = len(config.filters) - _WITH_DROPOUT
         self.scales = nn.ModuleList(
-            ConvStack(dim, i, o, convolutions)
-            for i, o in itertools.pairwise((in_channels, *filters))
+            ConvStack(config, i, o, dropout if scale >= deepest else 0.0)
+            for scale, (i, o) in enumerate(itertools.pairwise((in_channels, *config.filters)))
         )
 
     def forward(self, image: Tensor) -> list[Tensor]:
@@ -121,12 +152,12 @@ class FeatureUNet(nn.Module):
 
     def __init__(self, config: ProbabilisticUNetConfig) -> None:
         super().__init__()
-        dim, filters = config.dim, config.filters
-        self.mode = _UPSAMPLING[dim]
-        self.encoder = Encoder(dim, config.in_channels, filters, config.convolutions)
+        filters = config.filters
+        self.mode = _UPSAMPLING[config.dim]
+        self.encoder = Encoder(config, config.in_channels, config.dropout)
         self.decoder = nn.ModuleList(
-            ConvStack(dim, below + own, own, config.convolutions)
-            for own, below in reversed(list(itertools.pairwise(filters)))
+            ConvStack(config, below + own, own, config.dropout if step < _WITH_DROPOUT - 1 else 0.0)
+            for step, (own, below) in enumerate(reversed(list(itertools.pairwise(filters))))
         )
 
     def forward(self, image: Tensor) -> Tensor:
@@ -143,7 +174,7 @@ class GaussianEncoder(nn.Module):
 
     def __init__(self, config: ProbabilisticUNetConfig, in_channels: int) -> None:
         super().__init__()
-        self.encoder = Encoder(config.dim, in_channels, config.filters, config.convolutions)
+        self.encoder = Encoder(config, in_channels)
         self.moments = nn.Linear(config.filters[-1], 2 * config.latent)
 
     def forward(self, x: Tensor) -> Independent:
@@ -151,6 +182,28 @@ class GaussianEncoder(nn.Module):
         pooled = self.encoder(x)[-1].flatten(2).mean(2)
         mean, log_scale = self.moments(pooled).chunk(2, dim=1)
         return Independent(Normal(mean, log_scale.exp(), validate_args=False), 1)
+
+
+class _NoLatent(nn.Module):
+    """Gaussian over a latent space without dimensions."""
+
+    def __init__(self, _config: ProbabilisticUNetConfig, _in_channels: int) -> None:
+        super().__init__()
+
+    def forward(self, x: Tensor) -> Independent:
+        nothing = x.new_zeros(len(x), 0)
+        return Independent(Normal(nothing, nothing, validate_args=False), 1)
+
+
+class _NoShift(nn.Module):
+    """What a latent without dimensions adds to the features."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width = width
+
+    def forward(self, z: Tensor) -> Tensor:
+        return z.new_zeros(*z.shape[:-1], self.width)
 
 
 class FComb(nn.Module):
@@ -164,7 +217,9 @@ class FComb(nn.Module):
         super().__init__()
         conv, width = convolution(config.dim), config.filters[0]
         self.features = conv(width, width, 1)
-        self.latent = nn.Linear(config.latent, width, bias=False)
+        self.latent = (
+            nn.Linear(config.latent, width, bias=False) if config.latent else _NoShift(width)
+        )
         self.hidden = nn.ModuleList(conv(width, width, 1) for _ in range(config.f_comb_layers - 2))
         self.final = conv(width, config.classes, 1)
 
@@ -185,8 +240,10 @@ class ProbabilisticUNet(ProductOfExperts):
         convolution(config.dim)  # refuses other dimensions than 2 and 3
         self.config = config
         self.unet = FeatureUNet(config)
-        self.prior_encoder = GaussianEncoder(config, config.in_channels)
-        self.posterior_encoder = GaussianEncoder(config, config.in_channels + 1)
+        given = 2 if config.informed else 1
+        gaussian = GaussianEncoder if config.latent else _NoLatent
+        self.prior_encoder = gaussian(config, config.in_channels)
+        self.posterior_encoder = gaussian(config, config.in_channels + given)
         self.f_comb = FComb(config)
         for module in self.modules():
             if isinstance(module, convolution(config.dim)):
@@ -242,15 +299,29 @@ class ProbabilisticUNet(ProductOfExperts):
         self._check(image)
         return self.prior_encoder(image)
 
-    def posterior(self, image: Tensor, labels: Tensor) -> Independent:
+    def posterior(
+        self, image: Tensor, labels: Tensor, projected: Tensor | None = None
+    ) -> Independent:
         """Return q(z | x, y), a Gaussian over (B, latent).
 
         Args:
             image: (B, C, *spatial).
             labels: (B, *spatial), values 0 .. K - 1; they enter as one channel.
+            projected: of the image; computed if need be.
         """
         self._check(image)
-        return self.posterior_encoder(torch.cat((image, labels[:, None].to(image)), dim=1))
+        channels = [image, labels[:, None].to(image)]
+        if self.config.informed:
+            channels.append(self._foreground(image, projected))
+        return self.posterior_encoder(torch.cat(channels, dim=1))
+
+    @torch.no_grad()
+    def _foreground(self, image: Tensor, projected: Tensor | None) -> Tensor:
+        """Return the probability (B, 1, *spatial) of anything but class 0 at the latent 0."""
+        if projected is None:
+            projected = self.project(self.features(image))
+        logits = self.decode(projected, image.new_zeros(len(image), self.config.latent))
+        return 1 - self.log_likelihood(logits)[:, :1].exp().to(image)
 
     def project(self, features: Tensor) -> Tensor:
         """Return what f_comb's first layer makes of features (B, F, *spatial), without z."""

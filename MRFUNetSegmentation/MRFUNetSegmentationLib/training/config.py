@@ -43,6 +43,8 @@ class Stage:
         batch_size: images that a process takes at once.
         accumulate: batches whose gradients are averaged for one step.
         synthesis: ranges of the generative model.
+        latent: False to train a Probabilistic U-Net at the latent 0 alone. Once its U-Net finds
+            what the image shows, what is left for the latent is what raters differ in.
     """
 
     steps: int
@@ -53,6 +55,7 @@ class Stage:
     batch_size: int = 1
     accumulate: int = 1
     synthesis: SynthesisConfig = field(default_factory=SynthesisConfig)
+    latent: bool = True
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "accumulate"):
@@ -224,7 +227,8 @@ class ElboConfig:
 
     Attributes:
         beta: weight of the KL term.
-        warm_up: steps over which beta rises from 0, against a latent space that collapses.
+        warm_up: steps over which beta rises from 0 once the latent takes part, against a latent
+            space that collapses.
         target: if given, the KL term is minimised under the constraint that the reconstruction
             costs at most this much, nats for a voxel, and beta is not used (`elbo.Geco`).
         foreground: share of the foreground that the untrained network expects; None for a half.
@@ -249,7 +253,7 @@ class ElboConfig:
             raise ConfigError(f"target must be above 0, got {self.target}")
 
     def beta_at(self, step: int) -> float:
-        """Return the weight of the KL term at a step."""
+        """Return the weight of the KL term at a step since the latent takes part."""
         return self.beta * min(1.0, (step + 1) / self.warm_up) if self.warm_up else self.beta
 
 
@@ -292,7 +296,7 @@ class TrainingConfig:
             Classes have other shares in scans than in synthetic images; by Bayes' rule that moves
             the logits by a constant, which is chosen on the validation scans. Of an MRF-UNet.
         elbo: of a Probabilistic U-Net.
-        weight_decay: L2 penalty of Adam.
+        weight_decay: of AdamW.
         ema: decay of the moving average of weights that validation and the result use.
         gradient_norm: largest norm of the gradient.
         save_every: steps between saved states.

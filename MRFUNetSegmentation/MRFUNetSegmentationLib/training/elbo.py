@@ -57,18 +57,35 @@ def elbo_terms(
 
     With an MRF the reconstruction is that of the responsibilities after the mean field.
     """
-    prior, posterior = _exact(network.prior(image)), _exact(network.posterior(image, labels))
+    projected = network.project(network.features(image))
+    prior = _exact(network.prior(image))
+    posterior = _exact(network.posterior(image, labels, projected))
     if epsilon is None:
         epsilon = torch.randn_like(posterior.mean)
     # The reparametrisation: gradients reach the posterior through mean and deviation.
     z = posterior.mean + posterior.stddev * epsilon
-    projected = network.project(network.features(image))
     reconstruction = _cross_entropy(network, projected, z, labels)
     if prior_share:
         z = prior.mean + prior.stddev * torch.randn_like(prior.mean)
         sampled = _cross_entropy(network, projected, z, labels)
         reconstruction = torch.lerp(reconstruction, sampled, prior_share)
     return ElboTerms(reconstruction, kl_divergence(posterior, prior).mean())
+
+
+def terms_without_latent(network: ProbabilisticUNet, image: Tensor, labels: Tensor) -> ElboTerms:
+    """Compute the cross-entropy of the latent 0, which is that of the U-Net on its own; KL is 0.
+
+    Args:
+        network: in training mode or not.
+        image: (B, C, *spatial).
+        labels: (B, *spatial), integers 0 .. K - 1, by one rater for each image.
+    """
+    z = image.new_zeros(len(image), network.config.latent)
+    projected = network.project(network.features(image))
+    reconstruction = _cross_entropy(network, projected, z, labels)
+    # Processes that share gradients wait for those of every weight.
+    unused = (w.sum() for w in network.parameters() if w.requires_grad)
+    return ElboTerms(reconstruction, 0 * sum(unused, start=reconstruction.new_zeros(())))
 
 
 def _cross_entropy(

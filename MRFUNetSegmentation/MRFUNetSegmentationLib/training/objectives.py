@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from ..networks import MRFUNet, ProbabilisticUNet
-from .config import ElboConfig, TrainingConfig
-from .elbo import ElboTerms, Geco, elbo_terms
+from .config import ElboConfig, Stage, TrainingConfig
+from .elbo import ElboTerms, Geco, elbo_terms, terms_without_latent
 
 Terms = dict[str, Tensor]
 
@@ -25,6 +27,9 @@ class Objective(nn.Module):
         super().__init__()
         self.network = network
         self.mixed = mixed
+
+    def begin_stage(self, stage: Stage) -> None:
+        """Be told the stage of the next batches."""
 
     def loss(self, terms: Terms, observed: Terms, step: int, voxels: int) -> Tensor:
         """Return what is minimised.
@@ -88,25 +93,37 @@ class ElboObjective(Objective):
         network: the network.
         mixed: as of `Objective`.
         balance: of the two terms.
+        begins: step at which the latent first takes part.
     """
 
-    def __init__(self, network: ProbabilisticUNet, mixed: bool, balance: ElboConfig) -> None:
+    def __init__(
+        self, network: ProbabilisticUNet, mixed: bool, balance: ElboConfig, begins: int = 0
+    ) -> None:
         super().__init__(network, mixed)
         self.balance = balance
+        self.begins = begins
         self.geco = None if balance.target is None else Geco(balance.target)
+        self._with_latent = True
+
+    def begin_stage(self, stage: Stage) -> None:
+        """Be told the stage; see `Objective.begin_stage`."""
+        self._with_latent = stage.latent
 
     def forward(self, image: Tensor, labels: Tensor) -> Terms:
         """Return the terms of images (B, C, *spatial) and one rater's labels (B, *spatial)."""
         with self._autocast(image):
-            share = self.balance.prior_share
-            terms = elbo_terms(self.network, image, labels, prior_share=share)
+            if self._with_latent:
+                share = self.balance.prior_share
+                terms = elbo_terms(self.network, image, labels, prior_share=share)
+            else:
+                terms = terms_without_latent(self.network, image, labels)
         return {"reconstruction": terms.reconstruction, "kl": terms.kl}
 
     def loss(self, terms: Terms, observed: Terms, step: int, voxels: int) -> Tensor:
         """Return what is minimised; see `Objective.loss`."""
         if self.geco is None:
             bound = ElboTerms(terms["reconstruction"], terms["kl"])
-            return bound.loss(self.balance.beta_at(step))
+            return bound.loss(self.balance.beta_at(max(0, step - self.begins)))
         # The target is for a voxel, so that it holds for images of every size.
         per_voxel = ElboTerms(terms["reconstruction"] / voxels, terms["kl"] / voxels)
         return voxels * self.geco.loss(per_voxel, float(observed["reconstruction"]) / voxels)
@@ -125,7 +142,8 @@ def objective(network: MRFUNet | ProbabilisticUNet, config: TrainingConfig) -> O
     """Return the objective of a network in a run."""
     mixed = config.precision == "bf16-mixed"
     if isinstance(network, ProbabilisticUNet):
-        return ElboObjective(network, mixed, config.elbo)
+        without = itertools.takewhile(lambda stage: not stage.latent, config.stages)
+        return ElboObjective(network, mixed, config.elbo, sum(stage.steps for stage in without))
     return LikelihoodObjective(network, mixed, config.dice_weight)
 
 

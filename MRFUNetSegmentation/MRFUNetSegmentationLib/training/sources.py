@@ -63,6 +63,8 @@ class SynthesisSource:
 class LesionSource:
     """Synthesised images with lesions, each marked by a random simulated rater.
 
+    Patients are drawn in proportion to the root of the volume of their lesions.
+
     Args:
         label_maps: anatomies.
         lesion_maps: patients.
@@ -80,6 +82,9 @@ class LesionSource:
         self.label_maps = [label_map.to(device) for label_map in label_maps]
         self.lesion_maps = [lesion_map.to(device) for lesion_map in lesion_maps]
         self.options = options
+        # Half of the patients have next to no lesions to learn from.
+        loads = torch.stack([lesion_map.volumes.sum() for lesion_map in lesion_maps])
+        self._weights = loads.sqrt()
         self._slabs: dict[int, tuple[Tensor, Lesions]] = {}
         self._ranges: tuple = ()
 
@@ -90,7 +95,7 @@ class LesionSource:
         image, lesions = self._slab(stage, draw) if flat else self._synthesised(stage, draw)
         labels = lesions.mark(self.options.painting.raters, draw).long()
         if flat:
-            index = draw.integer(image.shape[-1])
+            index = _slice(lesions, draw)
             image, labels = image[..., index].float(), labels[..., index]
         return image[None], labels
 
@@ -112,13 +117,19 @@ class LesionSource:
         shape = stage.shape if len(stage.shape) == 3 else (*stage.shape, SLAB)
         return synthesise_lesions(
             self.label_maps[draw.integer(len(self.label_maps))],
-            self.lesion_maps[draw.integer(len(self.lesion_maps))],
+            self.lesion_maps[draw.choice(self._weights)],
             self.options.painting,
             stage.synthesis,
             shape,
             draw.uniform(*stage.voxel_size),
             draw.rng,
         )
+
+
+def _slice(lesions: Lesions, draw: Draw) -> int:
+    """Draw a slice: half of the time any, else the one of a random voxel of a lesion."""
+    area = (lesions.distance > 0).sum((0, 1)).float().cpu()
+    return draw.choice(area + area.mean().clamp_min(1))
 
 
 def _inner(image: Tensor, lesions: Lesions) -> tuple[Tensor, Lesions]:

@@ -77,7 +77,8 @@ class Trainer:
         self.objective = objective(self.network, config)
         self._parallel, self.optimiser = fabric.setup(
             self.objective,
-            torch.optim.Adam(self.network.parameters(), weight_decay=config.weight_decay),
+            # Decoupled: Adam's own would bring weights without gradients to 0 within a stage.
+            torch.optim.AdamW(self.network.parameters(), weight_decay=config.weight_decay),
         )
         self.step = 0
         self.best = -math.inf
@@ -137,6 +138,7 @@ class Trainer:
         for group in self.optimiser.param_groups:
             group["lr"] = stage.learning_rate_at(progress)
         self.network.train()
+        self.objective.begin_stage(stage)
         if stage.training_iterations is not None:
             self.network.config = replace(
                 self.config.network, training_iterations=stage.training_iterations

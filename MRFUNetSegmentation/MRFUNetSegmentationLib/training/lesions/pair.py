@@ -10,7 +10,14 @@ from torch import Generator, Tensor
 
 from ...inference.grid import resize
 from ...inference.normalise import percentile_normalise
-from ..labels import LESION_LABEL, VENTRICLES, WHITE_MATTER, WHITE_MATTER_LABEL, LabelMap
+from ..labels import (
+    GREY_MATTER,
+    LESION_LABEL,
+    VENTRICLES,
+    WHITE_MATTER,
+    WHITE_MATTER_LABEL,
+    LabelMap,
+)
 from ..synthesis.acquisition import acquired
 from ..synthesis.config import SynthesisConfig
 from ..synthesis.contrast import intensities, with_mixed_borders
@@ -21,6 +28,7 @@ from .maps import LesionMap, from_label_map
 from .raters import RaterConfig, draw_rater, evidence, marked
 
 _SUBSET = 50_000  # voxels that the percentiles are read from
+_CLEAR = 3.0  # mm from any lesion: what lesions are compared with
 
 
 @dataclass(frozen=True)
@@ -32,15 +40,18 @@ class LesionConfig:
         move: standard deviation of a shift of all lesions in the brain.
         roughness: standard deviation of a random change of the border, over 3 mm.
         edge: bounds of the width over which a lesion fades out.
-        conspicuity: bounds of how much of its contrast a lesion shows.
+        contrast: bounds of how far the brightest lesions are above the brighter of grey and white
+            matter, on the scale of `synthesis.contrasts`.
+        conspicuity: bounds of how much of their contrast with white matter a lesion shows.
         dirty: largest share of the lesion's contrast in white matter near lesions and ventricles.
     """
 
     raters: RaterConfig = field(default_factory=RaterConfig)
     move: float = 3.0
     roughness: float = 0.5
-    edge: tuple[float, float] = (0.3, 1.2)
-    conspicuity: tuple[float, float] = (0.4, 1.0)
+    edge: tuple[float, float] = (0.2, 0.8)
+    contrast: tuple[float, float] = (0.15, 0.45)
+    conspicuity: tuple[float, float] = (0.5, 1.0)
     dirty: float = 0.3
 
 
@@ -97,13 +108,17 @@ def synthesise_lesions(
     image, contrast = intensities(groups, label_map, synthesis, draw)
     image = with_mixed_borders(image, tissue, contrast, synthesis, spacing, draw)
 
-    lesions, conspicuity = _lesions(label_map, lesion_map, place, tissue, config, spacing, draw)
-    opacity = _opacity(lesions, conspicuity, tissue, config, spacing, draw)
-    image = image + opacity * (contrast.lesion - image)
+    distance, nearest = _placed_lesions(label_map, lesion_map, place, tissue, config, spacing, draw)
+    opacity = _opacity(distance, nearest, lesion_map.volumes, tissue, config, spacing, draw)
+    brightest = max(contrast.grey, contrast.white) + draw.uniform(*config.contrast)
+    image = image + opacity * (brightest - image)
     if draw.chance(synthesis.skull_strip):
         image, _tissue = skull_stripped(image, tissue, spacing, draw)
     image = percentile_normalise(acquired(image, synthesis, spacing, draw), subset=_SUBSET)
-    return image ** math.exp(synthesis.gamma * draw.normal()), lesions
+    image = image ** math.exp(synthesis.gamma * draw.normal())
+    shown = contrast_to_noise(image, tissue, distance, nearest, len(lesion_map.volumes))
+    found = evidence(lesion_map.volumes, shown, config.raters)
+    return image, Lesions(distance, nearest, found, spacing)
 
 
 def _without_lesions(groups: Tensor, label_map: LabelMap) -> Tensor:
@@ -115,7 +130,7 @@ def _without_lesions(groups: Tensor, label_map: LabelMap) -> Tensor:
     return torch.where(groups == own, white, groups)
 
 
-def _lesions(
+def _placed_lesions(
     label_map: LabelMap,
     lesion_map: LesionMap,
     place,
@@ -123,39 +138,61 @@ def _lesions(
     config: LesionConfig,
     spacing: float,
     draw: Draw,
-) -> tuple[Lesions, Tensor]:
-    """Carry real lesions into the white matter; return them and their conspicuity, on the CPU."""
+) -> tuple[Tensor, Tensor]:
+    """Carry real lesions into the white matter; return `distance` and `nearest` of `Lesions`."""
     scale, shift = from_label_map(label_map, lesion_map)
     shift = shift + config.move * draw.normals(3) / torch.tensor(lesion_map.spacing)
     distance = place.look_up(lesion_map.distance, scale, shift).float()
     nearest = place.look_up(lesion_map.nearest, scale, shift).long()
-    white = tissue == WHITE_MATTER
     distance += config.roughness * draw.smooth_field(distance.shape, max(2, 3 / spacing))
-    far = distance.new_tensor(-100.0)
-    distance = torch.where(white, distance, far)
+    return torch.where(tissue == WHITE_MATTER, distance, distance.new_tensor(-100.0)), nearest
 
-    low, high = config.conspicuity
-    volumes = lesion_map.volumes
-    # Small lesions are faint more often: partial volume takes half of them.
-    size = (volumes / (volumes + 20)).sqrt()
-    conspicuity = low + (high - low) * draw.uniforms(len(volumes)) * (0.5 + 0.5 * size)
-    found = evidence(volumes, conspicuity, config.raters)
-    return Lesions(distance, nearest, found, spacing), conspicuity
+
+def contrast_to_noise(
+    image: Tensor, tissue: Tensor, distance: Tensor, nearest: Tensor, number: int
+) -> Tensor:
+    """Return how much brighter each lesion is than white matter without lesions.
+
+    In the image as it was acquired, for nobody marks what it does not show.
+
+    Args:
+        image: (R, A, S).
+        tissue: (R, A, S), of `labels`.
+        distance, nearest: as of `Lesions`.
+        number: of lesions.
+
+    Returns:
+        (number,) on the CPU, in standard deviations of grey and white matter, among which a lesion
+        is to be seen; 0 of a lesion that is not in the image.
+    """
+    outside, inside = distance < -_CLEAR, distance > 0
+    white = outside & (tissue == WHITE_MATTER)
+    brain = outside & ((tissue == GREY_MATTER) | (tissue == WHITE_MATTER))
+    if white.sum() < 2 or not inside.any():
+        return torch.zeros(number)
+    lesion, brightness = nearest[inside], image[inside] - image[white].median()
+    total = torch.zeros(number, device=image.device).index_add_(0, lesion, brightness)
+    voxels = torch.bincount(lesion, minlength=number).clamp_min(1)
+    return (total / voxels / image[brain].std().clamp_min(1e-3)).cpu()
 
 
 def _opacity(
-    lesions: Lesions,
-    conspicuity: Tensor,
+    distance: Tensor,
+    nearest: Tensor,
+    volumes: Tensor,
     tissue: Tensor,
     config: LesionConfig,
     spacing: float,
     draw: Draw,
 ) -> Tensor:
     """Return how much of the lesion's intensity each voxel takes on, (R, A, S) in 0..1."""
+    low, high = config.conspicuity
+    # Small lesions are faint more often: partial volume takes some of them.
+    size = (volumes / (volumes + 20)).sqrt()
+    strength = low + (high - low) * draw.uniforms(len(volumes)) * (0.5 + 0.5 * size)
     width = draw.uniform(*config.edge)
-    strength = conspicuity.to(lesions.distance.device)[lesions.nearest]
-    opacity = strength * torch.sigmoid(lesions.distance / width)
-    near = coarse_mask((lesions.distance > 0) | (tissue == VENTRICLES), 4)
+    opacity = strength.to(distance.device)[nearest] * torch.sigmoid(distance / width)
+    near = coarse_mask((distance > 0) | (tissue == VENTRICLES), 4)
     near = resize(gaussian_blur(near, (1.5 / spacing,) * 3), tuple(tissue.shape))
     mottled = 0.5 + 0.5 * draw.smooth_field(tissue.shape, max(2, 8 / spacing))
     dirty = draw.uniform(0, config.dirty) * (near * mottled).clamp(0, 1)

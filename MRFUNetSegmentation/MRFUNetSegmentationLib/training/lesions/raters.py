@@ -1,15 +1,18 @@
 """A model of experts who mark lesions: what they share, and where they differ.
 
-As a generative process. An image has lesions; each has a border, a size and a conspicuity (how much
-of the lesion's contrast it shows). A rater has habits, drawn once for a scan:
+As a generative process. An image has lesions; each has a border, a volume and a contrast-to-noise
+ratio in the image as it was acquired. A rater has habits, drawn once for a scan:
 
 1. A boundary bias b ~ N(0, `boundary`) in mm: marks everything larger (b > 0) or smaller, plus a
    smooth field of N(0, `local_boundary`) that varies over `local_cell` mm, as habits differ
    between, say, the ventricles and the cortex.
 2. A threshold t ~ N(`threshold`, `threshold_spread`), correlated with -b by `correlation`: who
    marks generously also marks more. A lesion's evidence is
-   ln(volume / 10 mm^3) + `contrast_weight` ln(conspicuity); the rater accepts the lesion with the
-   probability of logistic((evidence - t) / `hesitation`), each lesion on its own.
+   ln(volume / 10 mm^3) + `contrast_weight` ln(contrast-to-noise / 2): size and contrast stand in
+   for each other, as Rose found of whatever is to be seen in noise (J. Opt. Soc. Am. 38:196-208,
+   1948), but contrast counts for more, for the brain is no plain background. The rater accepts
+   the lesion with the probability of logistic((evidence - t) / `hesitation`), each lesion on its
+   own.
 3. Noise of the hand: a field of N(0, `hand`) mm that varies over 3 mm.
 
 What is marked: voxels of accepted lesions whose distance from the border, inside positive, exceeds
@@ -33,6 +36,7 @@ from ..synthesis.draw import Draw
 
 _HAND_CELL = 3.0  # mm
 _REFERENCE_VOLUME = 10.0  # mm^3
+_REFERENCE_CONTRAST = 2.0  # standard deviations of grey and white matter
 _LOCAL_CELL = 30.0  # mm
 
 
@@ -40,12 +44,12 @@ _LOCAL_CELL = 30.0  # mm
 class RaterConfig:
     """Habits of raters, see the module. Lengths in mm."""
 
-    boundary: float = 0.45
+    boundary: float = 0.5
     local_boundary: float = 0.2
-    threshold: float = -1.5
-    threshold_spread: float = 0.8
+    threshold: float = -1.0
+    threshold_spread: float = 1.0
     correlation: float = 0.6
-    contrast_weight: float = 2.0
+    contrast_weight: float = 4.0
     hesitation: float = 0.35
     hand: float = 0.15
 
@@ -79,10 +83,11 @@ def draw_rater(config: RaterConfig, draw: Draw) -> Rater:
     return Rater(config.boundary * generous, config.threshold - config.threshold_spread * mixed)
 
 
-def evidence(volumes: Tensor, conspicuity: Tensor, config: RaterConfig) -> Tensor:
-    """Return each lesion's evidence, from volume (mm^3) and conspicuity (0..1)."""
+def evidence(volumes: Tensor, contrast: Tensor, config: RaterConfig) -> Tensor:
+    """Return each lesion's evidence, from volume (mm^3) and contrast-to-noise ratio."""
     size = (volumes / _REFERENCE_VOLUME).log()
-    return size + config.contrast_weight * conspicuity.clamp_min(1e-6).log()
+    brightness = (contrast / _REFERENCE_CONTRAST).clamp_min(1e-6).log()
+    return size + config.contrast_weight * brightness
 
 
 def marked(

@@ -47,6 +47,10 @@ class Draw:
         """Return a whole number in 0..high - 1."""
         return int(torch.randint(high, (), generator=self._numbers))
 
+    def choice(self, weights: Tensor) -> int:
+        """Return an index of weights (n,), on the CPU, with a probability in proportion to them."""
+        return int(torch.multinomial(weights, 1, generator=self._numbers))
+
     def chance(self, probability: float) -> bool:
         """Return True with this probability."""
         return self.uniform(0, 1) < probability
