@@ -40,7 +40,9 @@ def test_labelled_t1_reaches_the_bar_and_the_card_tells_the_scores(model, shared
     values = labels_of(folder / "vxm_test_aseg_label.nii.gz").astype(int)
     reference = tissue_table()[values]
     scores = {c: dice(labels == c, reference == c) for c in SCORED}
-    assert np.mean(list(scores.values())) >= 0.80
+    assert (
+        np.mean(list(scores.values())) >= {"brain-tissue": 0.88, "brain-tissue-fast": 0.85}[model]
+    )
     metrics = segmenter.checkpoint.card.training["metrics"]
     for tissue, score in scores.items():
         name = metric_name(tissue, "voxelmorph_test_scan/vxm_test_T1.nii.gz")
@@ -52,7 +54,7 @@ def test_grey_matter_of_another_t1(brain_tissue, shared_data):
     labels = brain_tissue.segment(read_volume_file(folder / "T1.nii.gz")).labels
     probability = labels_of(folder / "GM_prob.nii.gz") / 255
     score = dice(labels == GREY_MATTER, probability > 0.5)
-    assert score == pytest.approx(0.84, abs=0.01)  # the README tells it
+    assert score == pytest.approx(0.854, abs=0.005)  # the README tells it
 
 
 @pytest.mark.parametrize(
@@ -74,7 +76,7 @@ def test_demo(tmp_path, capsys):
     printed = capsys.readouterr().out
     for tissue in ("Grey matter", "White matter"):
         (line,) = [x for x in printed.splitlines() if x.startswith(tissue) and "Dice" in x]
-        assert float(line.split()[2]) > 0.86
+        assert float(line.split()[2]) > 0.88
     assert (tmp_path / "demo" / "preview.png").stat().st_size > 10_000
 
 

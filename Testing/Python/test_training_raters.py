@@ -25,11 +25,12 @@ CONFIG = Path(config_module.__file__).with_name("configs") / "raters-2d.toml"
 SMALLER = (
     ("patient03-*", "case0"),
     ("filters = [16, 32, 64, 96]", "filters = [4, 8]\nconvolutions = 1"),
-    ("steps = 2000", "steps = 60"),
+    ("steps = 1000", "steps = 30"),
     ("shape = [128, 128]", "shape = [24, 20]"),
     ("validate_every = 200", "validate_every = 30"),
     ("warm_up = 400", "warm_up = 10"),
-    ("learning_rate = [5e-4, 1e-5]", "learning_rate = [1e-2, 1e-3]"),
+    ("learning_rate = [2e-3, 1e-3]", "learning_rate = [1e-2, 1e-2]"),
+    ("learning_rate = [1e-3, 1e-5]", "learning_rate = [1e-2, 1e-3]"),
     ("ema = 0.99", "ema = 0.9"),
 )
 STILL = {"flip": (), "rotation": 0.0, "scaling": 0.0, "gamma": 0.0, "noise": 0.0}
@@ -292,7 +293,7 @@ def test_scores_of_a_network_that_does_not_sample_by_hand():
 def test_run_learns_the_raters(data, tmp_path, capsys):
     """From the command to a checkpoint that the engine samples: both raters are among them."""
     path = config_file(
-        data, ("steps = 60", "steps = 240"), ("validate_every = 30", "validate_every = 120")
+        data, ("steps = 30", "steps = 120"), ("validate_every = 30", "validate_every = 120")
     )
     run = tmp_path / "run"
     command = [
@@ -318,7 +319,9 @@ def test_run_learns_the_raters(data, tmp_path, capsys):
 
 def test_a_stage_without_latent_leaves_its_weights_alone(data, tmp_path):
     """They wait for the next stage; weight decay must not wear them down until then."""
-    path = config_file(data, ("batch_size", "latent = false\nbatch_size"))
+    path = config_file(
+        data, ("[1e-2, 1e-3]", "[1e-2, 1e-3]\nlatent = false"), ('norm = "batch"', 'norm = "none"')
+    )
     trainer = prepare(load_config(path), data, tmp_path / "run", "cpu")
     before = {n: w.clone() for n, w in trainer.network.state_dict().items()}
     assert trainer.run(report=lambda line: None)
@@ -339,8 +342,9 @@ def test_plain_unet_trains_on_the_same_data(data, tmp_path, dim):
             'norm = "instance"\nstrided_padding = 1',
         ),
         ("classes = 1", "classes = 2"),
-        ("filters = [4, 8]\nconvolutions = 1\nlatent = 6\n", ""),
-        ("steps = 60", "steps = 12"),
+        ("filters = [4, 8]\nconvolutions = 1\n", ""),
+        *[(f"{entry}\n", "") for entry in ('norm = "batch"', "latent = 6", "informed = true")],
+        ("steps = 30", "steps = 6"),
     ]
     if dim == 3:
         changes += [('slice_plane = "axial"\n', ""), ("shape = [24, 20]", "shape = [16, 20, 1]")]

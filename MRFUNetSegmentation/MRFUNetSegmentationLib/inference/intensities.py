@@ -28,7 +28,7 @@ from .run import Run
 # a and b. The network has seen the intensities already, so neither has a full vote.
 _PRIOR_WEIGHT = 0.6
 _LIKELIHOOD_WEIGHT = 0.4
-_ITERATIONS = 3
+_ITERATIONS = 2
 # Standard deviation of the blur of the posterior, mm: what the borders drawn by the network are
 # off by in scans.
 _BORDER = 1.0
