@@ -51,7 +51,7 @@ def run(options: argparse.Namespace) -> int:
             "pip install MRFUNetSegmentation[train]"
         ) from error
     from ..training.config import load_config
-    from ..training.run import leave_together, prepare
+    from ..training.run import leave, prepare
 
     config = load_config(options.config)
     trainer = prepare(
@@ -63,5 +63,4 @@ def run(options: argparse.Namespace) -> int:
         print(f"{state} at step {trainer.step} of {config.steps}")
         if trainer.checkpoint_file.exists():
             print(f"best network: {trainer.checkpoint_file}")
-    leave_together(trainer.fabric)
-    return 0
+    return leave(0)
