@@ -40,6 +40,7 @@ DEFAULTS = {
     "replace_non_finite": False,
     "tolerance": 0.0,
     "mrf": True,
+    "intensities": True,
     "uncertainty": [],
     "samples": None,
     "seed": None,
