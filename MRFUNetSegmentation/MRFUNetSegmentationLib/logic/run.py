@@ -6,9 +6,10 @@ import logging
 import time
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -108,6 +109,22 @@ def error_of(store: Callable[[], None]) -> MRFUNetError | None:
     return None
 
 
+def lost_node(scene, nodes: Mapping[str, Any]) -> MRFUNetError | None:
+    """Return an error for the first node that a run needs and that has left the scene.
+
+    Args:
+        scene: in which the nodes were.
+        nodes: by their role; None where there is none.
+    """
+    for role, node in nodes.items():
+        if node is not None and not scene.IsNodePresent(node):
+            return InputError(
+                f"The {role} {node.GetName()} is no longer in the scene, so there is no "
+                "result. Choose another one, then run it again."
+            )
+    return None
+
+
 class VolumeRun(Run):
     """A run of one volume."""
 
@@ -168,13 +185,7 @@ class VolumeRun(Run):
 
     def _lost_node(self) -> MRFUNetError | None:
         nodes = {"volume": self._volume_node, "output segmentation": self._given_node}
-        for role, node in nodes.items():
-            if node is not None and not self._scene.IsNodePresent(node):
-                return InputError(
-                    f"The {role} {node.GetName()} is no longer in the scene, so there is no "
-                    "result. Choose another one, then run it again."
-                )
-        return None
+        return lost_node(self._scene, nodes)
 
     def _store(self) -> None:
         if _Content.of(self._volume_node) != self._content:

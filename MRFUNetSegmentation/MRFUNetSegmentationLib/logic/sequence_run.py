@@ -12,7 +12,7 @@ from ..errors import Cancelled, InputError, MRFUNetError
 from ..inference.volume import Volume
 from ..mrml.sequences import SegmentationSequence, VolumeSequence
 from ..worker.client import Job, JobResult
-from .run import Run, VolumeRun, error_of, provenance_of
+from .run import Run, VolumeRun, error_of, lost_node, provenance_of
 
 
 @dataclass(frozen=True)
@@ -177,13 +177,7 @@ class SequenceRun(Run):
             "volume": self._volumes.volume,
             "output segmentation": self._given_node,
         }
-        for role, node in nodes.items():
-            if node is not None and not self._scene.IsNodePresent(node):
-                return InputError(
-                    f"The {role} {node.GetName()} is no longer in the scene, so there is no "
-                    "result. Choose another one, then run it again."
-                )
-        return None
+        return lost_node(self._scene, nodes)
 
     def _changed(self) -> MRFUNetError | None:
         if self._volumes.items == self._items:
