@@ -17,7 +17,7 @@ from ..networks import MRFUNet, ProbabilisticUNet
 from ..uncertainty.statistics import MostProbable, entropy, label_variance
 from .batches import Slices, WholeVolume, slice_axis
 from .devices import describe_device, resolve_device
-from .grid import ModelGrid
+from .grid import ModelGrid, bounding_box
 from .intensities import with_intensities
 from .latent_space import LatentSpace
 from .mrf_unet import MRFUNetPredictor
@@ -408,18 +408,7 @@ class Segmenter:
         normalised = card.input.normalisation["method"] != "none"
         if not (self.predictor.crops and has_background and normalised):
             return tuple(slice(0, n) for n in image.shape)
-        occupied = image > 0
-        box = []
-        for axis in range(3):
-            others = [a for a in range(3) if a != axis]
-            line = occupied.any(dim=others[1]).any(dim=others[0]).nonzero().flatten()
-            box.append(
-                slice(
-                    max(0, int(line[0]) - _MARGIN),
-                    min(image.shape[axis], int(line[-1]) + 1 + _MARGIN),
-                )
-            )
-        return tuple(box)
+        return bounding_box(image > 0, _MARGIN)
 
     def _step_down(self, voxels: int, run: Run) -> None:
         batches = self.predictor.batches

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .grid import resize
+from .grid import bounding_box, resize
 from .run import Run
 
 # a and b. The network has seen the intensities already, so neither has a full vote.
@@ -44,6 +44,8 @@ _LEAST_ML = 1.0
 # Weight of the segment's intensities in the whole image where there is little of it near by, as a
 # share of that where there is most of it.
 _GLOBAL_SHARE = 0.01
+# Voxels where all segments together have more than this lie in the box that is sorted anew.
+_LEAST_SHARE = 0.01
 # Below this probability the network rules a segment out.
 _LEAST_PRIOR = 1e-4
 
@@ -63,7 +65,7 @@ def with_intensities(
     segments = [k for k in segments if _is_enough(posterior[k], spacing)]
     if len(segments) < 2:
         return posterior
-    box = _box(posterior[segments].sum(0))
+    box = bounding_box(posterior[segments].sum(0) > _LEAST_SHARE)
     result = posterior.clone()
     inside = (slice(None), *box)
     result[inside] = _sorted_anew(posterior[inside], image[box], segments, spacing, run)
@@ -129,14 +131,3 @@ def _blurred(image: Tensor, sigma: Sequence[float]) -> Tensor:
 def _is_enough(probability: Tensor, spacing: Sequence[float]) -> bool:
     voxel_ml = spacing[0] * spacing[1] * spacing[2] / 1000
     return float((probability > 0.5).sum()) * voxel_ml >= _LEAST_ML
-
-
-def _box(probability: Tensor) -> tuple[slice, slice, slice]:
-    """Return the box around what any of the segments may be."""
-    found = probability > 0.01
-    sides = []
-    for axis in range(3):
-        others = [a for a in range(3) if a != axis]
-        line = found.any(dim=others[1]).any(dim=others[0]).nonzero().flatten()
-        sides.append(slice(int(line[0]), int(line[-1]) + 1))
-    return tuple(sides)
