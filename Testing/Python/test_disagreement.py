@@ -178,12 +178,19 @@ def test_surroundings_are_a_ball_in_mm():
 def test_coverage_of_intervals():
     samples = np.tile(np.arange(101.0), (2, 1))
     low, high = volume_interval(samples, 0.9)
-    assert low == pytest.approx([5, 5])
-    assert high == pytest.approx([95, 95])
+    assert low == pytest.approx([4.1, 4.1])  # of 0..100, where 5 % of a further sample lie below
+    assert high == pytest.approx([95.9, 95.9])
     raters = np.array([[5, 50, 96], [0, 95, np.nan]])
     assert interval_coverage(samples, raters, 0.9) == 3 / 5
     with pytest.raises(ValueError, match="between 0 and 1"):
         volume_interval(samples, 90)
+
+
+def test_a_further_sample_lies_within_the_interval_as_often_as_it_says():
+    random = np.random.default_rng(0)
+    low, high = volume_interval(random.uniform(size=(20_000, 32)), 0.9)
+    further = random.uniform(size=20_000)
+    assert np.mean((low <= further) & (further <= high)) == pytest.approx(0.9, abs=0.01)
 
 
 def test_correlation_is_the_published_one():

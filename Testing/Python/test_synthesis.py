@@ -142,6 +142,26 @@ def test_share_of_t1_decides_which_contrasts_are_drawn(label_map, t1_share):
     assert abs(brighter - t1_share) < 0.1
 
 
+def test_white_matter_alone_changes_from_region_to_region(label_map):
+    groups = spatial.placed(label_map, STILL, SHAPE, 1.0, draw()).groups(label_map)
+    kind = label_map.tissue_of_group[groups]
+    halves = (slice(0, SHAPE[0] // 2), slice(SHAPE[0] // 2, None))
+
+    def differences(regional: float, which: int) -> list[float]:
+        """Return how much brighter one half of a tissue is, over draws."""
+        config = replace(STILL, contrast="FLAIR", regional=regional)
+        found = []
+        for seed in range(12):
+            image, _contrast = intensities(groups, label_map, config, draw(seed))
+            left, right = (image[h][kind[h] == which].mean().item() for h in halves)
+            found.append(abs(left - right))
+        return found
+
+    assert max(differences(0.0, WHITE_MATTER)) < 0.01
+    assert max(differences(2.0, WHITE_MATTER)) > 0.05
+    assert max(differences(2.0, GREY_MATTER)) < 0.01
+
+
 def test_mixed_borders_move_the_half_way_line_into_the_white_matter(tissue):
     contrast = CONTRASTS["T1"]
     values = torch.zeros(5)

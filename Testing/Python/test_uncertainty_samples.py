@@ -198,7 +198,7 @@ def test_volume_statistics():
     assert found["mean"] == 3
     assert found["sd"] == pytest.approx(np.sqrt(14 / 3))
     assert found["cv"] == pytest.approx(np.sqrt(14 / 3) / 3)
-    assert (found["p5"], found["p95"]) == pytest.approx((1.15, 5.55))
+    assert (found["p5"], found["p95"]) == (1, 6)
     alone = volume_statistics(np.array([2.0]))
     assert (alone["mean"], alone["sd"], alone["cv"]) == (2, None, None)
     assert volume_statistics(np.zeros(4))["cv"] is None

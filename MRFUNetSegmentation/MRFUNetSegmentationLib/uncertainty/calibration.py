@@ -119,17 +119,22 @@ def surroundings(mask: np.ndarray, spacing: tuple[float, ...], distance: float) 
 def volume_interval(volumes: np.ndarray, level: float = 0.9) -> tuple[np.ndarray, np.ndarray]:
     """Return the bounds of the central interval of volumes over samples.
 
+    A further sample lies within it with the stated probability (Weibull's plotting positions,
+    k / (N + 1)). The usual interpolation is narrower: with 16 samples 81 % lie between what it
+    takes for the 5th and the 95th percentile. Fewer than 19 samples reach 90 % in no way: there
+    it is from the least to the largest, which holds (N - 1) / (N + 1).
+
     Args:
         volumes: (..., N) of N samples.
-        level: share of the distribution within; 0.9 is from the 5th to the 95th percentile,
-            interpolated linearly.
+        level: share of the distribution within; 0.9 is from the 5th to the 95th percentile.
 
     Returns:
         lower and upper bounds, each (...).
     """
     if not 0 < level < 1:
         raise ValueError(f"the level must lie between 0 and 1, not {level}")
-    low, high = np.quantile(volumes, [(1 - level) / 2, (1 + level) / 2], axis=-1)
+    bounds = [(1 - level) / 2, (1 + level) / 2]
+    low, high = np.quantile(volumes, bounds, axis=-1, method="weibull")
     return low, high
 
 

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .calibration import volume_interval
+
 # Label maps that are held at once, bytes.
 _HELD_BYTES = 2**28
 # Values of a mask that are held at once. With fewer than 2**24 voxels float32 counts exactly.
@@ -116,11 +118,12 @@ class Overlaps:
 def volume_statistics(volumes: np.ndarray) -> dict[str, float | None]:
     """Return mean, SD (N - 1), 5 and 95 % quantiles and coefficient of variation of volumes (N,).
 
+    The quantiles are those of `calibration.volume_interval`.
     SD and coefficient are None for one sample, the coefficient also where the mean is 0.
     """
     mean = float(volumes.mean())
     sd = float(volumes.std(ddof=1)) if len(volumes) > 1 else None
-    low, high = (float(q) for q in np.quantile(volumes, (0.05, 0.95)))
+    low, high = (float(q) for q in volume_interval(volumes))
     cv = sd / mean if sd is not None and mean > 0 else None
     return {"mean": mean, "sd": sd, "p5": low, "p95": high, "cv": cv}
 

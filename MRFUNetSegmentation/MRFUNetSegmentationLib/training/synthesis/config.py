@@ -26,6 +26,8 @@ class SynthesisConfig:
         contrast: name of the one contrast of all images, as "FLAIR"; empty for those drawn as
             `known_contrast` and `t1_share` say.
         texture: largest relative amplitude of the texture inside a tissue.
+        regional: largest amplitude of a smooth change of the white matter alone, relative to its
+            difference to the grey matter.
         mixed_borders: bounds of the share of grey matter in the outermost white matter, relative
             to the blurred neighbour.
         mixed_surface: the same of fluid in the outermost grey and white matter.
@@ -53,6 +55,7 @@ class SynthesisConfig:
     t1_share: float = 0.55
     contrast: str = ""
     texture: float = 0.08
+    regional: float = 0.0
     mixed_borders: tuple[float, float] = (0.0, 1.4)
     mixed_surface: tuple[float, float] = (0.4, 2.0)
     lesions: float = 0.3

@@ -55,6 +55,8 @@ def intensities(
 
     image = means.to(draw.device)[groups]
     image += deviations.to(draw.device)[groups] * draw.noise(groups.shape)
+    if config.regional:
+        image += _regional_shift(groups, label_map, contrast, config, draw)
     # What lies outside the brain has more within one label than the tissues have.
     fine, coarse = draw.uniform(0, 0.5), draw.uniform(0, 0.5)
     inside = draw.uniform(0, config.texture) / (fine + coarse + 1e-6)
@@ -111,6 +113,27 @@ def _contrast(config: SynthesisConfig, draw: Draw) -> tuple[Contrast, float, boo
     return Contrast(*shifted.tolist()), _SPREAD, True, enhanced
 
 
+def _regional_shift(
+    groups: Tensor, label_map: LabelMap, contrast: Contrast, config: SynthesisConfig, draw: Draw
+) -> Tensor:
+    """Let white matter be nearer to the cortex here and further from it there.
+
+    On a real FLAIR the two are apart by as much as noise at the back of the head, and by a third
+    of that at its front. A bias field cannot do so: it takes both along.
+    """
+    kinds = zip(label_map.label_of_group, label_map.tissue_of_group.tolist(), strict=True)
+    whiteness = torch.tensor([_whiteness(label, kind) or 0.0 for label, kind in kinds])
+    strength = draw.uniform(0, config.regional) * (contrast.grey - contrast.white)
+    field = draw.smooth_field(tuple(groups.shape), draw.uniform(15, 40))
+    return (strength * whiteness).to(draw.device)[groups] * field
+
+
+def _whiteness(label: int, tissue: int) -> float | None:
+    """Return how far a label is from the cortex (0) to the white matter (1); None for neither."""
+    of_tissue = {GREY_MATTER: 0.0, WHITE_MATTER: 1.0}.get(tissue)
+    return None if of_tissue is None else _WHITENESS.get(label, of_tissue)
+
+
 def _means(
     label_map: LabelMap, contrast: Contrast, spread: float, known: bool, draw: Draw
 ) -> Tensor:
@@ -124,13 +147,12 @@ def _means(
             if known and label in _DARK:
                 means[group] *= 0.25
             continue
-        whiteness = {GREY_MATTER: 0.0, WHITE_MATTER: 1.0}.get(kind)
+        whiteness = _whiteness(label, kind)
         if label == LESION_LABEL:
             mean = contrast.lesion
         elif whiteness is None:
             mean = contrast.fluid if kind == VENTRICLES else extraventricular
         else:
-            whiteness = _WHITENESS.get(label, whiteness)
             mean = contrast.grey + whiteness * (contrast.white - contrast.grey)
         means[group] = mean + 0.4 * spread * draw.normal()
     air = 0
