@@ -19,7 +19,15 @@ from MRFUNetSegmentationLib.gui.export_choices import (
     export_choices,
 )
 from MRFUNetSegmentationLib.gui.model_folder import ModelFolder
-from MRFUNetSegmentationLib.gui.model_list import describe_model, found, model_entries
+from MRFUNetSegmentationLib.gui.model_list import (
+    ModelEntry,
+    describe_model,
+    found,
+    listed,
+    model_entries,
+    qualities,
+    searched,
+)
 from MRFUNetSegmentationLib.gui.suitability import suitability
 from mrml_scene import add_volume
 
@@ -100,8 +108,24 @@ def test_models_are_searched_by_title_structure_and_modality():
     }
     assert all(entry.matches("  ") for entry in entries)
     assert found(entries, " ") == ""
-    assert found(entries, "flair lesion") == "1 of 3 models. Return opens the list."
+    assert found(entries, "flair lesion") == "1 of 2 models. Return opens the list."
     assert found(entries, "knee") == "No model is for that."
+
+
+def test_fast_variant_is_a_quality_of_its_model(tiny_checkpoint):
+    entries = model_entries("brain-tissue", [str(tiny_checkpoint)])
+    both = {"normal": "brain-tissue", "fast": "brain-tissue-fast"}
+    assert qualities("brain-tissue", entries) == qualities("brain-tissue-fast", entries) == both
+    assert qualities("white-matter-lesions", entries) == {"normal": "white-matter-lesions"}
+    lines = ["brain-tissue", "white-matter-lesions", str(tiny_checkpoint)]
+    assert [e.model for e in listed(entries)] == lines
+    assert [e.model for e in searched(entries, "fast")] == ["brain-tissue"]
+
+
+def test_fast_model_without_the_other_is_a_line():
+    alone = [ModelEntry("small-fast", "Small")]
+    assert listed(alone) == alone
+    assert qualities("small-fast", alone) == {"normal": "small-fast"}
 
 
 def test_folder_of_imported_models(tmp_path):

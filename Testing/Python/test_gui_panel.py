@@ -288,7 +288,7 @@ def entries(harness) -> list[str]:
 
 
 def test_models_are_searched(harness):
-    assert len(entries(harness)) == 5
+    assert len(entries(harness)) == 4
     harness.ui.modelSearchEdit.setText("lesion flair")
     assert [e.partition(" (")[0] for e in entries(harness)] == [
         "White-matter lesions on FLAIR",
@@ -296,7 +296,7 @@ def test_models_are_searched(harness):
         "Load checkpoint from file…",
     ]
     assert "tiny" in harness.ui.modelSelector.currentText()
-    assert harness.ui.modelSearchRemark.text().startswith("1 of 4 models")
+    assert harness.ui.modelSearchRemark.text().startswith("1 of 3 models")
     choose(harness, harness.ui.modelSelector, 0)
     assert harness.parameters.model == "white-matter-lesions"
     harness.ui.modelSearchEdit.setText("knee")
@@ -304,6 +304,27 @@ def test_models_are_searched(harness):
     harness.ui.modelSearchEdit.clear()
     assert harness.ui.modelSearchRemark.isHidden()
     assert harness.ui.modelSelector.currentText().startswith("White-matter lesions")
+
+
+def test_quality_is_kept_from_model_to_model_where_there_is_a_choice(harness):
+    selector, quality = harness.ui.modelSelector, harness.ui.qualitySelector
+    assert quality.isHidden()
+    harness.parameters.model = "brain-tissue"
+    line = selector.currentText()
+    assert not quality.isHidden()
+    assert [quality.itemText(i) for i in range(quality.count())] == ["Normal", "Fast"]
+    assert "1\u00a0mm" in harness.ui.modelDescription.text()
+    choose(harness, quality, 1)
+    assert harness.parameters.model == "brain-tissue-fast"
+    assert selector.currentText() == line
+    assert "2\u00a0mm" in harness.ui.modelDescription.text()
+    choose(harness, selector, selector.currentIndex())
+    assert harness.parameters.model == "brain-tissue-fast"
+    choose(harness, selector, selector.findText("White-matter lesions on FLAIR"))
+    assert harness.parameters.model == "white-matter-lesions"
+    assert quality.isHidden()
+    choose(harness, selector, selector.findText(line))
+    assert harness.parameters.model == "brain-tissue"
 
 
 @pytest.fixture

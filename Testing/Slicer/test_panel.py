@@ -520,9 +520,11 @@ def test_model_that_cannot_be_read_is_a_message(panel, scan):
 def test_models_are_searched(panel):
     selector, search = panel.ui.modelSelector, panel.ui.modelSearchEdit
     before = selector.count
-    search.setText("lesions flair")
+    search.setText("knee")
     process_events(0.1)
     assert selector.count < before
+    search.setText("lesions flair")
+    process_events(0.1)
     assert panel.ui.modelSearchRemark.text.startswith("1 of ")
     picture("10-search")
     panel.choose(selector, "White-matter lesions")
@@ -546,7 +548,9 @@ def test_checkpoint_of_published_code_is_imported(
     picture("11-imported")
     panel.apply_and_wait()
     assert "2 structures segmented" in panel.message
-    panel.choose(selector, "Brain tissue, fast")
+    panel.choose(selector, "Brain tissue")
+    panel.choose(panel.ui.qualitySelector, "Fast")
+    assert panel.parameters.model == "brain-tissue-fast"
     monkeypatch.setattr(slicer.util, "confirmOkCancelDisplay", lambda text: True)
     panel.ui.clearModelFolderButton.click()
     process_events(0.1)

@@ -11,10 +11,14 @@ from ..checkpoints.header import bundled_models, find_checkpoint, read_info
 from ..errors import CheckpointError
 from .i18n import _
 
+NORMAL, FAST = "normal", "fast"
+# A bundled model of another's name and this is its variant for quick results.
+_FAST_SUFFIX = "-fast"
+
 
 @dataclass(frozen=True)
 class ModelEntry:
-    """A line of the list of models.
+    """A model that can be chosen.
 
     Attributes:
         model: name of a bundled model, or path of a checkpoint.
@@ -74,15 +78,37 @@ def describe_model(model: str) -> ModelEntry:
     )
 
 
+def qualities(model: str, entries: Sequence[ModelEntry]) -> dict[str, str]:
+    """Return the models of the normal and the fast quality, which share a line of the list.
+
+    A model without a variant is of normal quality, and has no other.
+    """
+    models = {entry.model for entry in entries}
+    normal = model.removesuffix(_FAST_SUFFIX)
+    fast = normal + _FAST_SUFFIX
+    return {NORMAL: normal, FAST: fast} if {normal, fast} <= models else {NORMAL: model}
+
+
+def listed(entries: Sequence[ModelEntry]) -> list[ModelEntry]:
+    """Return the entries that are lines of the list: all but fast variants of others."""
+    return [e for e in entries if qualities(e.model, entries)[NORMAL] == e.model]
+
+
+def searched(entries: Sequence[ModelEntry], search: str) -> list[ModelEntry]:
+    """Return the lines of the list of which a quality matches a search."""
+    matching = {entry.model for entry in entries if entry.matches(search)}
+    return [e for e in listed(entries) if matching & {*qualities(e.model, entries).values()}]
+
+
 def found(entries: Sequence[ModelEntry], search: str) -> str:
     """Return what is said about the result of a search; nothing without one."""
     if not search.strip():
         return ""
-    number = sum(entry.matches(search) for entry in entries)
+    number = len(searched(entries, search))
     if not number:
         return _("No model is for that.")
     return _("{number} of {all} models. Return opens the list.").format(
-        number=number, all=len(entries)
+        number=number, all=len(listed(entries))
     )
 
 

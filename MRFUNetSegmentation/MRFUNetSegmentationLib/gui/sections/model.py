@@ -12,7 +12,16 @@ from ...checkpoints.header import SUFFIX
 from ..checkpoint_import import SUFFIXES
 from ..i18n import _
 from ..model_folder import ModelFolder
-from ..model_list import ModelEntry, found, model_entries
+from ..model_list import (
+    FAST,
+    NORMAL,
+    ModelEntry,
+    found,
+    listed,
+    model_entries,
+    qualities,
+    searched,
+)
 from .widgets import Choice
 
 _LOAD = "…"
@@ -20,6 +29,8 @@ _LOAD = "…"
 
 class ModelSection:
     """The list of models, which also loads checkpoint files, and what the chosen one is for.
+
+    Models that are made for quick results have no lines of their own: quality chooses them.
 
     Attributes:
         chosen: the entry of the model that is chosen.
@@ -47,6 +58,7 @@ class ModelSection:
         self._entries: list[ModelEntry] = []
         self._searched = ""
         self._list = Choice(ui.modelSelector, self._choose)
+        self._quality = Choice(ui.qualitySelector, on_choice)
         ui.modelSearchEdit.connect("textChanged(QString)", self._search)
         ui.modelSearchEdit.connect("returnPressed()", ui.modelSelector.showPopup)
         ui.openModelFolderButton.connect("clicked()", self._open_folder)
@@ -57,6 +69,7 @@ class ModelSection:
         self._entries = model_entries(model, [*self._folder.models(), *self._files])
         self.chosen = next(entry for entry in self._entries if entry.model == model)
         self._show_list()
+        self._show_quality()
         self._ui.modelDescription.setText(self.chosen.description)
         self._ui.modelDescription.setToolTip(self.chosen.intended_use)
         self._ui.modelDescription.setVisible(bool(self.chosen.description))
@@ -76,20 +89,36 @@ class ModelSection:
 
     def _show_list(self) -> None:
         """Show the models that are searched for, and the chosen one."""
+        chosen = self._qualities[NORMAL]
+        matching = searched(self._entries, self._searched)
         lines = [
             (entry.model, entry.label)
-            for entry in self._entries
-            if entry is self.chosen or entry.matches(self._searched)
+            for entry in listed(self._entries)
+            if entry.model == chosen or entry in matching
         ]
         load = (_LOAD, _("Load checkpoint from file…"))
-        self._list.show([*lines, load], self.chosen.model)
+        self._list.show([*lines, load], chosen)
         remark = found(self._entries, self._searched)
         self._ui.modelSearchRemark.setText(remark)
         self._ui.modelSearchRemark.setVisible(bool(remark))
 
+    @property
+    def _qualities(self) -> dict[str, str]:
+        """Models of the qualities that the chosen line of the list comes in."""
+        return qualities(self.chosen.model, self._entries)
+
+    def _show_quality(self) -> None:
+        labels = {NORMAL: _("Normal"), FAST: _("Fast")}
+        models = [(model, labels[quality]) for quality, model in self._qualities.items()]
+        self._quality.show(models, self.chosen.model)
+        for widget in (self._ui.qualityLabel, self._ui.qualitySelector):
+            widget.setVisible(len(models) > 1)
+
     def _choose(self, model: str) -> None:
         if model != _LOAD:
-            self._on_choice(model)
+            was_fast = self._qualities.get(FAST) == self.chosen.model
+            variants = qualities(model, self._entries)
+            self._on_choice(variants[FAST] if was_fast and FAST in variants else model)
             return
         file = self._ask_for_file()
         is_published = file.endswith(SUFFIXES)
