@@ -70,6 +70,38 @@ def test_result_is_that_of_the_engine(warm, model):
     assert files_of(warm) == set()
 
 
+def test_same_volume_again_takes_features_and_prior_from_before(warm, model):
+    known = small_volume()  # perhaps, to this worker
+    volume = Volume(known.array + 1, known.geometry)
+    first = warm.sample(volume, model, 3, seed=1)
+    once, progress = first.wait(60), []
+    job = warm.sample(volume, model, 5, seed=1)
+    job.on_progress = lambda stage, fraction: progress.append(fraction)
+    again = job.wait(60)
+    assert {"Prior", "U-Net"} <= once.timings.keys()
+    assert again.timings.keys() == {"Sampling", "Comparing the samples"}
+    assert progress == sorted(progress) and progress[-1] == 1
+    assert list(again.compressed)[:3] == list(once.compressed)
+    assert len(warm.decode(job, [0.0, 0.0, 0.0]).wait(60).shape) == 3
+    with pytest.raises(InputError, match="Draw the samples again"):
+        warm.decode(first, [0.0, 0.0, 0.0]).wait(60)
+
+    other = Volume(np.flip(volume.array).copy(), volume.geometry)
+    for what, mrf in ((other, True), (volume, True), (volume, False)):
+        assert "U-Net" in warm.sample(what, model, 2, mrf=mrf).wait(60).timings
+
+
+def test_cancelled_run_leaves_the_features_of_the_last(warm, model):
+    volume = small_volume()
+    job = warm.sample(volume, model, 2)
+    job.wait(60)
+    cancelled = warm.sample(volume, model, 1000)
+    cancelled.on_sample = lambda n, labels: cancelled.cancel()
+    with pytest.raises(Cancelled):
+        cancelled.wait(60)
+    assert warm.decode(job, [0.0, 0.0, 0.0]).wait(60) is not None
+
+
 def test_samples_come_while_others_are_drawn(warm, model):
     job, when = warm.sample(small_volume(), model, 12), []
     job.on_sample = lambda n, labels: when.append(job.state)

@@ -300,7 +300,7 @@ class Segmenter:
     def _encode(self, volume: Volume, run: Run) -> LatentSpace:
         image, to_volume = self._prepared(volume, run)
         encoding = self.on_device(lambda p: p.encode(image, run), image.numel(), run)
-        return LatentSpace(self, volume.geometry, encoding, to_volume, run)
+        return LatentSpace(self, volume.geometry, encoding, to_volume, run, tuple(run.warnings))
 
     @torch.inference_mode()
     def _samples(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,7 +17,7 @@ from ..uncertainty.statistics import MostProbable, RunningStatistics
 from ..uncertainty.structures import Overlaps, principal_directions, volume_statistics
 from . import sampled
 from .probabilistic import Encoding
-from .run import COUNTING, SAMPLING, Run
+from .run import COUNTING, SAMPLING, Progress, Run
 from .sampled import SampledResult, check_number
 from .to_volume import ToVolume
 from .volume import Geometry
@@ -43,6 +43,7 @@ class LatentSpace:
         encoding: features and prior.
         to_volume: the way back to the volume's grid.
         run: its timings and warnings go on to what follows.
+        warnings: of the run until here.
     """
 
     segmenter: Segmenter
@@ -50,6 +51,22 @@ class LatentSpace:
     encoding: Encoding
     to_volume: ToVolume
     run: Run
+    warnings: tuple[str, ...] = ()
+
+    def again(self, number: int, progress: Progress, cancelled: Callable[[], bool]) -> LatentSpace:
+        """Return the same for another run, which need not compute it again.
+
+        Args:
+            number: of samples that will follow, for the progress.
+            progress: as for `Segmenter.segment`.
+            cancelled: likewise.
+        """
+        begins = self.segmenter.predictor.sampling_begins(number)
+        first = begins[SAMPLING]
+        rest = {s: (begins[s] - first) / (1 - first) for s in (SAMPLING, COUNTING)}
+        run = Run(rest, progress, cancelled)
+        run.warnings.extend(self.warnings)
+        return replace(self, run=run)
 
     @torch.inference_mode()
     def labels(self, epsilon: np.ndarray) -> np.ndarray:

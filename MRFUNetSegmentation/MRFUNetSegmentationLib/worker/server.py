@@ -7,6 +7,7 @@ reported like any other error.
 from __future__ import annotations
 
 import faulthandler
+import hashlib
 import os
 import sys
 import threading
@@ -14,7 +15,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from .. import errors
-from ..inference.volume import Volume
+from ..inference.volume import Geometry, Volume
 from . import folder, protocol, sampled
 
 if TYPE_CHECKING:
@@ -60,8 +61,7 @@ class Server:
         self._requests: SimpleQueue[protocol.Request] = SimpleQueue()
         self._cancelled: set[int] = set()
         self._segmenters: dict[tuple[str, str, bool], tuple[tuple[int, int], Segmenter]] = {}
-        # Of the last sampled volume, with the number of the job.
-        self._space: tuple[int, LatentSpace] | None = None
+        self._encoded: _Encoded | None = None
 
     def accept(self, request: protocol.Request) -> None:
         """Take a request, from any thread: cancel at once, put others in the queue."""
@@ -105,6 +105,7 @@ class Server:
 
     def _segment(self, request: protocol.Segment) -> dict[str, Any]:
         progress = _Progress(request.job, self._send)
+        self._encoded = None  # may be large, and is of something else
         segmenter, loading, volume = self._opened(request, progress)
         result = segmenter.segment(
             volume, progress, self._asks_to_end(request), maps=list(request.maps)
@@ -134,25 +135,42 @@ class Server:
                 sampled.write_sample(folder, sample, compressed)
             self._send(protocol.Drawn(request.job, sample))
 
-        space = segmenter.encode(volume, request.number, progress, self._asks_to_end(request))
-        result = space.sample(request.number, request.seed, request.consensus, drawn)
+        encoded = self._encode(request, segmenter, volume, progress)
+        result = encoded.space.sample(request.number, request.seed, request.consensus, drawn)
         with self._writing():
             sampled.write(folder, replace(result, timings={**loading, **result.timings}))
-        self._space = request.job, space
+        self._encoded = encoded
         progress.complete()
         return {}
+
+    def _encode(
+        self,
+        request: protocol.Sample,
+        segmenter: Segmenter,
+        volume: Volume,
+        progress: _Progress,
+    ) -> _Encoded:
+        """Return what samples of a volume share: that of the last run, if it is the same."""
+        last, asks_to_end = self._encoded, self._asks_to_end(request)
+        digest = hashlib.blake2b(np.ascontiguousarray(volume.array)).digest()
+        if last and last.is_of(segmenter, volume.geometry, digest):
+            space = last.space.again(request.number, progress, asks_to_end)
+        else:
+            last = self._encoded = None  # may be large, and there will be another one
+            space = segmenter.encode(volume, request.number, progress, asks_to_end)
+        return _Encoded(request.job, digest, space)
 
     def _decode(self, request: protocol.Decode) -> dict[str, Any]:
         from ..inference.run import Run
 
-        job, space = self._space or (None, None)
-        if job != request.sampled:
+        encoded = self._encoded
+        if encoded is None or encoded.job != request.sampled:
             raise errors.InputError(
                 "The features of this volume are no longer at hand, for another one was computed "
                 "since. Draw the samples again."
             )
         run = Run({}, lambda stage, fraction: None, self._asks_to_end(request))
-        space = replace(space, run=run)
+        space = replace(encoded.space, run=run)
         if request.voxel is None:
             found = [space.labels(request.epsilon)]
         else:
@@ -174,7 +192,6 @@ class Server:
         self, request: protocol.OfVolume, progress: _Progress
     ) -> tuple[Segmenter, dict[str, float], Volume]:
         """Return the model, the seconds that loading it took, if it was loaded, and the volume."""
-        self._space = None  # may be large, and there will be another one
         started = time.perf_counter()
         segmenter, loaded = self._segmenter(request, progress)
         loading = {LOADING: time.perf_counter() - started} if loaded else {}
@@ -221,6 +238,26 @@ class Server:
             "why_no_gpu": why_no_gpu(),
             "torch": torch.__version__,
         }
+
+
+@dataclass(frozen=True)
+class _Encoded:
+    """What the samples of a volume share.
+
+    Attributes:
+        job: number of the job that has drawn from it.
+        digest: of the volume's voxels.
+        space: features and prior.
+    """
+
+    job: int
+    digest: bytes
+    space: LatentSpace
+
+    def is_of(self, segmenter: Segmenter, geometry: Geometry, digest: bytes) -> bool:
+        """Return whether a model has made it from a volume."""
+        mine = self.space.segmenter, self.space.geometry, self.digest
+        return mine == (segmenter, geometry, digest)
 
 
 class _Progress:
