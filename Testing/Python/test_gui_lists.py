@@ -12,6 +12,7 @@ from MRFUNetSegmentationLib.gui.checkpoint_import import card_beside
 from MRFUNetSegmentationLib.gui.device_list import device_entries, gpu_remark
 from MRFUNetSegmentationLib.gui.export_choices import (
     ALL_SAMPLES,
+    ALL_VOLUMES,
     DICOM,
     LABEL_MAP_NODE,
     SAMPLE,
@@ -231,16 +232,20 @@ def test_suitability_tells_what_matters():
 
 
 def test_export_choices():
-    plain = export_choices(False, ALL_SAMPLES, DICOM, from_dicom=False)
+    plain = export_choices(False, 0, ALL_SAMPLES, DICOM, from_dicom=False)
     assert [value for value, _label in plain.contents] == [SEGMENTATION]
     assert DICOM not in dict(plain.formats)
     # What was chosen of another segmentation does not count where it is not offered.
     assert (plain.content, plain.format) == (SEGMENTATION, LABEL_MAP_NODE)
-    sampled = export_choices(True, SAMPLE, DICOM, from_dicom=True)
+    sampled = export_choices(True, 0, SAMPLE, DICOM, from_dicom=True)
     assert [value for value, _label in sampled.contents] == [SEGMENTATION, SAMPLE, ALL_SAMPLES]
     assert (sampled.content, sampled.format) == (SAMPLE, DICOM)
-    every = export_choices(True, ALL_SAMPLES, DICOM, from_dicom=True)
+    every = export_choices(True, 0, ALL_SAMPLES, DICOM, from_dicom=True)
     assert every.format == LABEL_MAP_NODE  # one file holds one segmentation
+    sequence = export_choices(False, 5, ALL_VOLUMES, ".nrrd", from_dicom=True)
+    assert dict(sequence.contents)[ALL_VOLUMES] == "Segmentations of all 5 volumes"
+    assert (sequence.content, sequence.format) == (ALL_VOLUMES, ".nrrd")
+    assert DICOM not in dict(sequence.formats)
 
 
 def test_card_is_told_in_full():

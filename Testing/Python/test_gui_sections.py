@@ -279,7 +279,7 @@ def test_next_run_does_not_wait_for_a_slice_that_is_computed(sampled):
     [
         ("Consensus", ".nii.gz", ["out.nii.gz"]),
         ("shown", ".seg.nrrd", ["out.seg.nrrd"]),
-        ("All", ".nrrd", [f"sample_00{n}.nrrd" for n in range(1, 6)]),
+        ("All", ".nrrd", [*(f"sample_00{n}.nrrd" for n in range(1, 6)), "volumes.csv"]),
     ],
 )
 def test_export_to_files(sampled, tmp_path, monkeypatch, content, kind, files):
@@ -539,6 +539,10 @@ def test_sequence_is_segmented_as_a_whole(harness, scene, series):
         assert ui.sequenceLabel.text() == f"{item + 1} of 3:"
         shown.append(rows(harness))
     assert len({str(table) for table in shown}) == 3
+    choose(harness, ui.exportContentSelector, "all 3 volumes")
+    ui.exportButton.click()
+    harness.wait(lambda: ui.exportProgressBar.isHidden())
+    assert "3 label maps were added" in harness.message
     first = parameters.outputSegmentation
     harness.apply()
     harness.wait_for_end()

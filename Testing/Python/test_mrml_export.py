@@ -21,15 +21,10 @@ from MRFUNetSegmentationLib.mrml.dicom import export_dicom  # noqa: E402
 from MRFUNetSegmentationLib.mrml.export import (  # noqa: E402
     export_file,
     export_labelmap_node,
-    export_sample_files,
-    export_sample_nodes,
     read_labels,
-    sample_files_in_steps,
-    sample_nodes_in_steps,
 )
 from MRFUNetSegmentationLib.mrml.file_grid import FILE  # noqa: E402
 from MRFUNetSegmentationLib.mrml.geometry import ijk_to_ras  # noqa: E402
-from MRFUNetSegmentationLib.mrml.samples import write_samples  # noqa: E402
 from MRFUNetSegmentationLib.mrml.segmentations import tag, write_segmentation  # noqa: E402
 from MRFUNetSegmentationLib.mrml.volumes import voxels  # noqa: E402
 from mrml_scene import (  # noqa: E402
@@ -42,11 +37,6 @@ from mrml_scene import (  # noqa: E402
     put_under_warp,
     rotation,
     vtk_image,
-)
-from test_mrml_samples import (  # noqa: E402
-    sampled_labels,
-    sampled_result,
-    sequences,  # noqa: F401 - a fixture
 )
 
 
@@ -418,126 +408,6 @@ def test_volume_that_is_not_its_file_any_more(load_volume, tmp_path, change):
     source.unlink()
     with pytest.raises(OutputError, match="not there any more"):
         export_file(tmp_path / "out.nii.gz", node, volume, grid=FILE)
-
-
-# Samples -------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def samples(request, volume, tiny_card):
-    request.getfixturevalue("sequences")
-    samples = write_samples(sampled_result(tiny_card), volume, overlays=[])
-    samples.set_order("likelihood")
-    return samples
-
-
-def test_all_samples_as_label_map_nodes(scene, samples):
-    nodes = export_sample_nodes(samples)
-    assert [node.GetName() for node in nodes] == [
-        f"Scan sample {n} label map" for n in (1, 2, 3, 4)
-    ]
-    for n, node in enumerate(nodes):
-        np.testing.assert_array_equal(node_voxels(node), sampled_labels(n))
-        assert node.GetDisplayNode().GetColorNode().GetColorName(3) == "CSF"
-
-
-def test_failure_at_the_third_sample_leaves_no_nodes(scene, samples, monkeypatch):
-    before = [scene.GetNthNode(i).GetID() for i in range(scene.GetNumberOfNodes())]
-    calls = []
-    original = export._set_colours
-
-    def failing(*args):
-        original(*args)
-        calls.append(args)
-        if len(calls) == 3:
-            raise MemoryError
-
-    monkeypatch.setattr(export, "_set_colours", failing)
-    with pytest.raises(MemoryError):
-        export_sample_nodes(samples)
-    assert [scene.GetNthNode(i).GetID() for i in range(scene.GetNumberOfNodes())] == before
-
-
-@pytest.mark.parametrize("suffix", [".nii.gz", ".seg.nrrd"])
-def test_all_samples_as_files(samples, tmp_path, suffix):
-    paths = export_sample_files(tmp_path / "new", samples, suffix)
-    assert [p.name for p in paths] == [f"sample_00{n}{suffix}" for n in (1, 2, 3, 4)]
-    assert sorted((tmp_path / "new").iterdir()) == paths
-    for n, path in enumerate(paths):
-        image = sitk.ReadImage(str(path))
-        np.testing.assert_array_equal(sitk.GetArrayFromImage(image), sampled_labels(n))
-
-
-def test_samples_are_exported_in_steps(samples, tmp_path):
-    fractions = list(sample_files_in_steps(tmp_path, samples))
-    assert fractions == sorted(fractions)
-    assert fractions[-1] == 1
-    assert len(fractions) >= samples.number
-    assert len(list(tmp_path.iterdir())) == samples.number
-
-
-@pytest.mark.parametrize("steps_taken", [0, 1, 4])
-def test_export_that_ends_early_leaves_nothing(scene, samples, tmp_path, steps_taken):
-    before = [scene.GetNthNode(i).GetID() for i in range(scene.GetNumberOfNodes())]
-    (tmp_path / "old").mkdir()
-    for steps in (
-        sample_files_in_steps(tmp_path / "new", samples),
-        sample_files_in_steps(tmp_path / "old", samples),
-        sample_nodes_in_steps(samples),
-    ):
-        for _ in range(steps_taken):
-            next(steps)
-        steps.close()
-    assert list(tmp_path.rglob("*")) == [tmp_path / "old"]
-    assert [scene.GetNthNode(i).GetID() for i in range(scene.GetNumberOfNodes())] == before
-
-
-def test_samples_that_are_replaced_during_their_export_are_exported(samples, tmp_path):
-    steps = sample_files_in_steps(tmp_path, samples)
-    next(steps)
-    samples.remove()
-    list(steps)
-    for n in range(4):
-        image = sitk.ReadImage(str(tmp_path / f"sample_00{n + 1}.nii.gz"))
-        np.testing.assert_array_equal(sitk.GetArrayFromImage(image), sampled_labels(n))
-
-
-def test_existing_samples_are_replaced_only_when_allowed(samples, tmp_path):
-    (tmp_path / "sample_003.nii.gz").write_bytes(b"precious")
-    (tmp_path / "sample_007.nii.gz").write_bytes(b"not of these")
-    with pytest.raises(OutputError, match=r"sample_003\.nii\.gz exists"):
-        export_sample_files(tmp_path, samples)
-    assert len(list(tmp_path.iterdir())) == 2
-    export_sample_files(tmp_path, samples, overwrite=True)
-    image = sitk.ReadImage(str(tmp_path / "sample_003.nii.gz"))
-    np.testing.assert_array_equal(sitk.GetArrayFromImage(image), sampled_labels(2))
-    assert (tmp_path / "sample_007.nii.gz").read_bytes() == b"not of these"
-
-
-def test_full_disk_at_the_third_sample_leaves_nothing(samples, tmp_path, monkeypatch):
-    (tmp_path / "sample_001.nii.gz").write_bytes(b"precious")
-    original, written = export.write_label_map, []
-
-    def full(path, *args):
-        written.append(path)
-        if len(written) == 3:
-            raise OSError("no space left")
-        return original(path, *args)
-
-    monkeypatch.setattr(export, "write_label_map", full)
-    with pytest.raises(OutputError, match="no space left"):
-        export_sample_files(tmp_path, samples, overwrite=True)
-    assert [p.read_bytes() for p in tmp_path.iterdir()] == [b"precious"]
-    with pytest.raises(OutputError, match="there is no folder"):
-        export_sample_files(tmp_path / "missing" / "folder", samples)
-
-
-def test_samples_whose_volume_was_removed(scene, samples, volume, tmp_path):
-    scene.RemoveNode(volume)
-    with pytest.raises(InputError, match="volume was removed"):
-        export_sample_files(tmp_path, samples)
-    with pytest.raises(InputError, match="volume was removed"):
-        export_sample_nodes(samples)
 
 
 # DICOM ---------------------------------------------------------------------------------------

@@ -404,7 +404,7 @@ def test_two_volumes_get_their_own_segmentations(segmented):
     assert len(segmentations()) == 2
 
 
-def test_sequence_is_segmented_and_browsed(panel):
+def test_sequence_is_segmented_browsed_and_exported(panel, tmp_path, monkeypatch):
     browser = made_up_series("Visit", 3)
     ui = panel.ui
     assert ui.wholeSequenceCheckBox.visible
@@ -430,6 +430,15 @@ def test_sequence_is_segmented_and_browsed(panel):
     assert len(set(shown)) == 3
     assert len({volumes for volumes, _pixels in shown}) == 3
     picture("9-sequence")
+    monkeypatch.setattr(panel.widget.panel._export, "_ask_for_path", lambda: str(tmp_path))
+    panel.choose(ui.exportContentSelector, "all 3 volumes")
+    panel.choose(ui.exportFormatSelector, "(.nrrd)")
+    ui.exportButton.click()
+    panel.wait(lambda: not ui.exportProgressBar.visible)
+    assert "3 label maps and a table" in panel.message
+    table = (tmp_path / "volumes.csv").read_text().splitlines()
+    told = [[float(cell) for cell in row.split(",")[1:]] for row in table[1:]]
+    assert [[f"{ml:.1f}" for ml in row] for row in told] == [list(ml) for ml, _pixels in shown]
 
 
 def test_sequence_comes_back_with_the_scene(panel, tmp_path):

@@ -6,7 +6,10 @@ from dataclasses import dataclass
 
 from .i18n import _
 
-SEGMENTATION, SAMPLE, ALL_SAMPLES = "segmentation", "sample", "all samples"
+SEGMENTATION, SAMPLE = "segmentation", "sample"
+ALL_SAMPLES, ALL_VOLUMES = "all samples", "all volumes"
+# Of several segmentations.
+SERIES = (ALL_SAMPLES, ALL_VOLUMES)
 LABEL_MAP_NODE, DICOM = "label map node", "DICOM"
 # The other formats are named by the suffix of their files.
 FILE_FORMATS = {
@@ -34,12 +37,13 @@ class ExportChoices:
 
 
 def export_choices(
-    sampled: bool, content: str, export_format: str, from_dicom: bool
+    sampled: bool, volumes: int, content: str, export_format: str, from_dicom: bool
 ) -> ExportChoices:
     """Return what there is to choose from.
 
     Args:
         sampled: whether there are samples.
+        volumes: how many volumes of a sequence have segmentations together; 0 for one alone.
         content: what was chosen to be exported, perhaps of another segmentation.
         export_format: as what.
         from_dicom: whether the volume was loaded from DICOM.
@@ -47,9 +51,12 @@ def export_choices(
     contents = [(SEGMENTATION, _("Consensus") if sampled else _("Segmentation"))]
     if sampled:
         contents += [(SAMPLE, _("Sample that is shown")), (ALL_SAMPLES, _("All samples"))]
+    if volumes:
+        text = _("Segmentations of all {number} volumes").format(number=volumes)
+        contents.append((ALL_VOLUMES, text))
     content = content if content in dict(contents) else SEGMENTATION
     formats = [(LABEL_MAP_NODE, _("Label map in the scene")), *FILE_FORMATS.items()]
-    if from_dicom and content != ALL_SAMPLES:
+    if from_dicom and content not in SERIES:
         formats.append((DICOM, _("DICOM segmentation")))
     export_format = export_format if export_format in dict(formats) else LABEL_MAP_NODE
     return ExportChoices(contents, formats, content, export_format)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 import uuid
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +20,6 @@ from ..inference.image_files import write_label_map
 from ..inference.volume import Geometry
 from .file_grid import VOLUME, ijk_to_lps, on_grid
 from .geometry import ijk_to_ras, to_vtk
-from .samples import SampleSet
 from .segmentations import (
     BINARY_LABELMAP,
     CLASS_TAG,
@@ -35,9 +32,6 @@ from .volumes import check_volume_node, voxels
 
 FILE_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
 SEGMENTATION_SUFFIX = ".seg.nrrd"
-# Something that takes long: the caller can do something else whenever it yields, which is how much
-# is done, 0..1. Closing it early takes everything back; in the end it returns what was made.
-Steps = Generator[float, None, list]
 # Marks the colour table that belongs to a label map of this extension.
 _COLOUR_TABLE = PREFIX + "ColorTable"
 
@@ -63,7 +57,7 @@ def read_labels(
     """
     check_segmentation_node(segmentation_node)
     check_volume_node(volume_node)
-    entries = _entries(segmentation_node, classes)
+    entries = entries_of(segmentation_node, classes)
     ids, values = vtk.vtkStringArray(), vtk.vtkIntArray()
     for entry in entries:
         if segmentation_node.GetSegmentation().GetSegment(entry.segment_id) is not None:
@@ -112,31 +106,12 @@ def export_labelmap_node(
         Exception: any other; in every case the scene is as it was.
     """
     with ExitStack() as undo:
-        node = _put_labelmap_node(segmentation_node, volume_node, classes, labelmap_node, undo)
+        scene = volume_node.GetScene()
+        node = put_labelmap_node(
+            segmentation_node, volume_node, classes, labelmap_node, scene, undo
+        )
         undo.pop_all()
     return node
-
-
-def export_sample_nodes(samples: SampleSet) -> list:
-    """Export all samples to new label map nodes on the volume's grid, in the order drawn.
-
-    Raises:
-        InputError: if the volume was removed.
-        Exception: any other; in every case the scene is as it was.
-    """
-    return _finish(sample_nodes_in_steps(samples))
-
-
-def sample_nodes_in_steps(samples: SampleSet) -> Steps:
-    """Do what `export_sample_nodes` does, in steps."""
-    volume_node, sample_nodes = samples.volume, _sample_nodes(samples)
-    with ExitStack() as undo:
-        nodes = []
-        for node in sample_nodes:
-            nodes.append(_put_labelmap_node(node, volume_node, None, None, undo))
-            yield len(nodes) / len(sample_nodes)
-        undo.pop_all()
-    return nodes
 
 
 def export_file(
@@ -172,101 +147,27 @@ def export_file(
         OutputError: if the file cannot be written; an existing file is as it was.
     """
     path = Path(path)
-    _suffix(path)
+    suffix_of(path)
     if path.exists() and not overwrite:
         raise OutputError(f"{path} exists already. Choose another name.")
     labels = read_labels(segmentation_node, volume_node, classes)
     labels, geometry = on_grid(labels, volume_node, grid)
-    _write_file(path, labels, geometry, _entries(segmentation_node, classes))
+    write_file(path, labels, geometry, entries_of(segmentation_node, classes))
     return path
-
-
-def export_sample_files(
-    folder: str | Path,
-    samples: SampleSet,
-    suffix: str = ".nii.gz",
-    *,
-    grid: str = VOLUME,
-    overwrite: bool = False,
-) -> list[Path]:
-    """Export all samples to the files sample_001 … of a folder, which is made if need be.
-
-    The files appear only when all are complete.
-
-    Args:
-        folder: where to.
-        samples: which.
-        suffix: see `export_file`.
-        grid: see `export_file`.
-        overwrite: replace existing files of these names.
-
-    Returns:
-        The files' paths, in the order drawn.
-
-    Raises:
-        InputError: if the volume was removed.
-        OutputError: if a file cannot be written; existing files are as they were.
-    """
-    steps = sample_files_in_steps(folder, samples, suffix, grid=grid, overwrite=overwrite)
-    return _finish(steps)
-
-
-def sample_files_in_steps(
-    folder: str | Path,
-    samples: SampleSet,
-    suffix: str = ".nii.gz",
-    *,
-    grid: str = VOLUME,
-    overwrite: bool = False,
-) -> Steps:
-    """Do what `export_sample_files` does, in steps."""
-    folder = Path(folder)
-    volume_node, nodes = samples.volume, _sample_nodes(samples)
-    paths = [folder / f"sample_{n + 1:03}{suffix}" for n in range(len(nodes))]
-    _suffix(paths[0])
-    existing = [path for path in paths if path.exists()]
-    if existing and not overwrite:
-        raise OutputError(
-            f"{existing[0]} exists already. Choose another folder, for example an empty one."
-        )
-    is_new = not folder.exists()
-    try:
-        folder.mkdir(exist_ok=True)
-        part = Path(tempfile.mkdtemp(prefix=".samples-", dir=folder))
-    except OSError as error:
-        raise cannot_write(folder, error) from error
-    try:
-        for n, (path, node) in enumerate(zip(paths, nodes, strict=True)):
-            labels, geometry = on_grid(read_labels(node, volume_node), volume_node, grid)
-            yield (n + 0.5) / len(nodes)
-            _write_file(part / path.name, labels, geometry, _entries(node, None))
-            yield (n + 1) / len(nodes)
-        for path in paths:
-            os.replace(part / path.name, path)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-        if is_new:
-            with suppress(OSError):  # it holds the files, but if they were not completed
-                folder.rmdir()
-    return paths
-
-
-def _finish(steps: Steps) -> list:
-    """Take all steps and return what they made."""
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            return end.value
 
 
 # Files ---------------------------------------------------------------------------------------
 
 
-def _write_file(
-    path: Path, labels: np.ndarray, geometry: Geometry, entries: Sequence[_Entry]
+def write_file(
+    path: Path, labels: np.ndarray, geometry: Geometry, entries: Sequence[Entry]
 ) -> None:
-    suffix = _suffix(path)
+    """Write a label map [k, j, i], with what its values mean where the format holds it.
+
+    Raises:
+        OutputError: if that fails; an existing file is as it was.
+    """
+    suffix = suffix_of(path)
     # In the same folder, since a file can be moved in one step only within its file system.
     part = path.with_name(f".{path.name.removesuffix(suffix)}-{uuid.uuid4().hex[:8]}{suffix}")
     try:
@@ -283,7 +184,7 @@ def _write_file(
 
 
 def _write_segmentation_file(
-    path: Path, labels: np.ndarray, geometry: Geometry, entries: Sequence[_Entry]
+    path: Path, labels: np.ndarray, geometry: Geometry, entries: Sequence[Entry]
 ) -> None:
     node = slicer.vtkMRMLSegmentationNode()
     segmentation = node.GetSegmentation()
@@ -324,7 +225,12 @@ def cannot_write(path: Path, error: Exception) -> OutputError:
     )
 
 
-def _suffix(path: Path) -> str:
+def suffix_of(path: Path) -> str:
+    """Return how the name of a file ends that can be written.
+
+    Raises:
+        OutputError: if it ends with something else.
+    """
     # The longest first, for one ends with another.
     suffixes = sorted((*FILE_SUFFIXES, SEGMENTATION_SUFFIX), key=len, reverse=True)
     for suffix in suffixes:
@@ -354,20 +260,25 @@ def check_segmentation_node(node) -> None:
         raise InputError(f"{node.GetName()} is not a segmentation. Choose a segmentation.")
 
 
-def _sample_nodes(samples: SampleSet) -> list:
-    """Segmentation nodes of the samples, in the order drawn."""
-    if samples.volume is None:
-        raise InputError("The samples' volume was removed, so there is no grid to export them on.")
-    return [samples.sequence.GetDataNodeAtValue(str(n)) for n in sorted(samples.samples)]
+def put_labelmap_node(
+    segmentation_node, volume_node, classes, labelmap_node, scene, undo: ExitStack
+):
+    """Do what `export_labelmap_node` does, for nodes that may be in no scene.
 
-
-def _put_labelmap_node(segmentation_node, volume_node, classes, labelmap_node, undo: ExitStack):
+    Args:
+        segmentation_node: as there.
+        volume_node: as there.
+        classes: as there.
+        labelmap_node: as there.
+        scene: where a new node goes.
+        undo: gets what takes the change back.
+    """
     labels = read_labels(segmentation_node, volume_node, classes)
     if labelmap_node is not None and not labelmap_node.IsA("vtkMRMLLabelMapVolumeNode"):
         raise InputError(f"{labelmap_node.GetName()} is not a label map. Choose a label map node.")
     node = labelmap_node
     if node is None:
-        node = _new_labelmap_node(segmentation_node, volume_node.GetScene(), undo)
+        node = _new_labelmap_node(segmentation_node, scene, undo)
     _set_image(node, labels, volume_node, undo)
     _set_colours(node, _colours(segmentation_node, classes), undo)
     return node
@@ -393,7 +304,7 @@ def _set_image(node, labels: np.ndarray, volume_node, undo: ExitStack) -> None:
     node.SetAndObserveTransformNodeID(volume_node.GetTransformNodeID())
 
 
-def _set_colours(node, colours: Sequence[_Entry], undo: ExitStack) -> None:
+def _set_colours(node, colours: Sequence[Entry], undo: ExitStack) -> None:
     """Show the label map in a colour table with the classes' names."""
     scene = node.GetScene()
     ensure_display(node, undo)
@@ -412,7 +323,7 @@ def _set_colours(node, colours: Sequence[_Entry], undo: ExitStack) -> None:
     display.SetAndObserveColorNodeID(table.GetID())
 
 
-def _colour_table(name: str, colours: Sequence[_Entry]):
+def _colour_table(name: str, colours: Sequence[Entry]):
     """Return a colour table, in no scene, with the classes at their values."""
     table = slicer.vtkMRMLColorTableNode()
     table.SetName(name)
@@ -432,7 +343,7 @@ def _colour_table(name: str, colours: Sequence[_Entry]):
 
 
 @dataclass(frozen=True)
-class _Entry:
+class Entry:
     """What a file or a colour table says about a value; colour and opacity are 0..1."""
 
     value: int
@@ -443,13 +354,15 @@ class _Entry:
     terminology: str = ""
 
     @classmethod
-    def of_class(cls, c: SegmentClass) -> _Entry:
+    def of_class(cls, c: SegmentClass) -> Entry:
+        """Return what a model says about a class."""
         color = tuple(part / 255 for part in c.color)
         entry = c.terminology.slicer_entry() if c.terminology else ""
         return cls(c.value, c.segment_id, c.name, color, 0.0 if c.background else 1.0, entry)
 
     @classmethod
-    def of_segment(cls, segment_id: str, segment) -> _Entry:
+    def of_segment(cls, segment_id: str, segment) -> Entry:
+        """Return what a segment made here says about itself."""
         return cls(
             value=int(tag(segment, CLASS_TAG)),
             segment_id=segment_id,
@@ -459,17 +372,17 @@ class _Entry:
         )
 
 
-def _entries(segmentation_node, classes: Sequence[SegmentClass] | None) -> list[_Entry]:
+def entries_of(segmentation_node, classes: Sequence[SegmentClass] | None) -> list[Entry]:
     """Entries of the classes that make segments, in the order of their values."""
     if classes is not None:
-        return [_Entry.of_class(c) for c in classes if not c.background]
+        return [Entry.of_class(c) for c in classes if not c.background]
     segmentation = segmentation_node.GetSegmentation()
     segments = {s: segmentation.GetSegment(s) for s in segmentation.GetSegmentIDs()}
-    found = [_Entry.of_segment(*s) for s in segments.items() if s[1].HasTag(CLASS_TAG)]
+    found = [Entry.of_segment(*s) for s in segments.items() if s[1].HasTag(CLASS_TAG)]
     return sorted(found, key=lambda entry: entry.value)
 
 
-def _colours(segmentation_node, classes: Sequence[SegmentClass] | None) -> list[_Entry]:
+def _colours(segmentation_node, classes: Sequence[SegmentClass] | None) -> list[Entry]:
     if classes is not None:
-        return [_Entry.of_class(c) for c in classes]
-    return _entries(segmentation_node, None)
+        return [Entry.of_class(c) for c in classes]
+    return entries_of(segmentation_node, None)

@@ -24,6 +24,7 @@ from .segmentations import (
     check_labels,
     label_image,
     put_segmentation,
+    reference_volume,
     set_segment,
 )
 from .volumes import check_volume_node
@@ -43,6 +44,25 @@ def sequence_of(node):
     """Return the sequence of which a node shows the item that is browsed; None if there is none."""
     browser = browser_of(node)
     return browser.GetSequenceNode(node) if browser else None
+
+
+def segmented_items(segmentation_node) -> tuple[object | None, list[tuple[str, object, object]]]:
+    """Return what a segmentation node shows one by one, together with the volumes of a sequence.
+
+    Returns:
+        The sequence of segmentations, and of each its index value, segmentation and volume, which
+        is None if it was removed; None and nothing if there is no such sequence.
+    """
+    browser, volume = browser_of(segmentation_node), reference_volume(segmentation_node)
+    volumes = browser.GetSequenceNode(volume) if browser and volume else None
+    if volumes is None:
+        return None, []
+    sequence = browser.GetSequenceNode(segmentation_node)
+    items = []
+    for n in range(sequence.GetNumberOfDataNodes()):
+        index = sequence.GetNthIndexValue(n)
+        items.append((index, sequence.GetNthDataNode(n), volumes.GetDataNodeAtValue(index)))
+    return sequence, items
 
 
 @dataclass(frozen=True)

@@ -9,20 +9,17 @@ import qt
 import slicer
 
 from ...mrml.dicom import export_dicom
-from ...mrml.export import (
-    Steps,
-    export_file,
-    export_labelmap_node,
-    sample_files_in_steps,
-    sample_nodes_in_steps,
-)
+from ...mrml.export import export_file, export_labelmap_node
+from ...mrml.export_series import Series, Steps, files_in_steps, nodes_in_steps
 from ...mrml.file_grid import FILE, VOLUME
 from ...mrml.segmentations import reference_volume
+from ...mrml.sequences import segmented_items
 from ..export_choices import (
     ALL_SAMPLES,
     DICOM,
     LABEL_MAP_NODE,
     SAMPLE,
+    SERIES,
     ExportChoices,
     export_choices,
 )
@@ -32,9 +29,9 @@ from .widgets import Choice
 
 
 class ExportSection:
-    """Exports the segmentation or its samples, as chosen in the parameter node.
+    """Exports the segmentation or several, as chosen in the parameter node.
 
-    All samples are exported in steps, between which the application goes on.
+    Several are exported in steps, between which the application goes on.
     """
 
     def __init__(self, ui, say: Callable[[Message], None], on_end: Callable[[], None]) -> None:
@@ -52,7 +49,7 @@ class ExportSection:
         self._format = Choice(ui.exportFormatSelector, self._choose("exportFormat"))
         self._grid = Choice(ui.exportGridSelector, self._choose("exportGrid"))
         self._steps: Steps | None = None
-        self._said_of: Callable[[list], str] = str
+        self._said = ""
         self._timer = qt.QTimer()
         self._timer.setInterval(0)
         self._timer.connect("timeout()", self._step)
@@ -77,8 +74,10 @@ class ExportSection:
         self._ui.exportSection.setVisible(ready)
         if not ready:
             return
+        _sequence, items = segmented_items(segmentation_node)
         self._choices = choices = export_choices(
             samples is not None,
+            len(items),
             parameters.exportContent,
             parameters.exportFormat,
             bool(self._volume.GetAttribute("DICOM.instanceUIDs")),
@@ -117,33 +116,35 @@ class ExportSection:
         path = self._ask_for_path() if self._asks else ""
         if self._asks and not path:
             return
-        if self._choices.content == ALL_SAMPLES:
-            self._begin(Path(path))
-            return
         try:
-            text = self._write(Path(path))
+            if self._choices.content in SERIES:
+                self._begin(Path(path))
+            else:
+                self._say(Message(self._write(Path(path))))
         except Exception as error:
             self._say(error_message(error))
-        else:
-            self._say(Message(text))
 
     def _begin(self, folder: Path) -> None:
-        """Begin to export all samples."""
+        """Begin to export several segmentations."""
         kind, grid = self._choices.format, self._parameters.exportGrid
+        if self._choices.content == ALL_SAMPLES:
+            series = Series.of_samples(self._samples)
+        else:
+            series = Series.of_sequence(self._segmentation)
         if kind == LABEL_MAP_NODE:
-            steps = sample_nodes_in_steps(self._samples)
+            steps = nodes_in_steps(series)
             text = _("{number} label maps were added.")
         else:
-            steps = sample_files_in_steps(folder, self._samples, kind, grid=grid)
-            text = _("{number} files were written to {folder}.")
-        self._said_of = lambda made: text.format(number=len(made), folder=folder)
+            steps = files_in_steps(folder, series, kind, grid=grid)
+            text = _("{number} label maps and a table of volumes were written to {folder}.")
+        self._said = text.format(number=len(series.items), folder=folder)
         self._show_steps(steps)
 
     def _step(self) -> None:
         try:
             fraction = next(self._steps)
-        except StopIteration as end:
-            self._end(Message(self._said_of(end.value)))
+        except StopIteration:
+            self._end(Message(self._said))
         except Exception as error:
             self._end(error_message(error))
         else:
@@ -186,7 +187,7 @@ class ExportSection:
     def _ask_for_path(self) -> str:
         """Return the file or folder that the user chooses, or nothing."""
         kind, parent = self._choices.format, self._ui.exportButton
-        if self._choices.content == ALL_SAMPLES or kind == DICOM:
+        if self._choices.content in SERIES or kind == DICOM:
             return qt.QFileDialog.getExistingDirectory(parent, _("Export to folder"))
         name = f"{self._segmentation.GetName()}{kind}"
         path = qt.QFileDialog.getSaveFileName(parent, _("Export to file"), name, f"*{kind}")

@@ -1,0 +1,215 @@
+"""Several segmentations exported together: all samples of a scan, or those of a sequence."""
+
+from __future__ import annotations
+
+import csv
+import os
+import shutil
+import tempfile
+from collections.abc import Generator, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import InputError, OutputError
+from .export import (
+    Entry,
+    cannot_write,
+    entries_of,
+    put_labelmap_node,
+    read_labels,
+    suffix_of,
+    write_file,
+)
+from .file_grid import VOLUME, on_grid
+from .samples import SampleSet
+from .sequences import segmented_items
+
+# The table of volumes, beside the files.
+TABLE = "volumes.csv"
+# Something that takes long: the caller can do something else whenever it yields, which is how much
+# is done, 0..1. Closing it early takes everything back; in the end it returns what was made.
+Steps = Generator[float, None, list]
+
+
+@dataclass(frozen=True)
+class Item:
+    """A segmentation of a series.
+
+    Attributes:
+        index: what tells it from the others, in words.
+        segmentation: segmentation node, perhaps in no scene.
+        volume: the volume node that it is of, likewise.
+    """
+
+    index: str
+    segmentation: object
+    volume: object
+
+
+@dataclass(frozen=True)
+class Series:
+    """Segmentations that are exported together.
+
+    Attributes:
+        stem: with what the names of their files begin.
+        index_name: what the items' indices are.
+        scene: where label map nodes go.
+        items: at least one.
+    """
+
+    stem: str
+    index_name: str
+    scene: object
+    items: list[Item]
+
+    @classmethod
+    def of_samples(cls, samples: SampleSet) -> Series:
+        """Return all samples, in the order drawn.
+
+        Raises:
+            InputError: if their volume was removed.
+        """
+        volume, sequence = samples.volume, samples.sequence
+        if volume is None:
+            raise InputError(
+                "The samples' volume was removed, so there is no grid to export them on."
+            )
+        numbers = [str(n) for n in sorted(samples.samples)]
+        items = [Item(n, sequence.GetDataNodeAtValue(n), volume) for n in numbers]
+        return cls("sample", "sample", volume.GetScene(), items)
+
+    @classmethod
+    def of_sequence(cls, segmentation_node) -> Series:
+        """Return those that a segmentation node shows one by one, with the volumes of a sequence.
+
+        Raises:
+            InputError: if it shows none, or a volume was removed.
+        """
+        sequence, found = segmented_items(segmentation_node)
+        if not found:
+            raise InputError(
+                f"{segmentation_node.GetName()} is not of a sequence of volumes. Export it alone."
+            )
+        for index, _segmentation, volume in found:
+            if volume is None:
+                raise InputError(
+                    f"The volume at {index} of the sequence was removed, so there is no grid to "
+                    "export its segmentation on. Remove that item in the module Sequences."
+                )
+        words = sequence.GetIndexName(), sequence.GetIndexUnit()
+        name = "_".join(word for word in words if word)
+        items = [Item(*entry) for entry in found]
+        return cls("segmentation", name, segmentation_node.GetScene(), items)
+
+
+def nodes_in_steps(series: Series) -> Steps:
+    """Export to new label map nodes on the volumes' grids.
+
+    Returns:
+        The nodes.
+
+    Raises:
+        Exception: of any kind; in every case the scene is as it was.
+    """
+    with ExitStack() as undo:
+        nodes = []
+        for item in series.items:
+            node = put_labelmap_node(item.segmentation, item.volume, None, None, series.scene, undo)
+            nodes.append(node)
+            yield len(nodes) / len(series.items)
+        undo.pop_all()
+    return nodes
+
+
+def files_in_steps(
+    folder: str | Path,
+    series: Series,
+    suffix: str = ".nii.gz",
+    *,
+    grid: str = VOLUME,
+    overwrite: bool = False,
+) -> Steps:
+    """Export to numbered files of a folder, which is made if need be, with a table of volumes.
+
+    The files appear only when all are complete.
+
+    Args:
+        folder: where to.
+        series: what.
+        suffix: see `export.export_file`.
+        grid: see `export.export_file`.
+        overwrite: replace existing files of these names.
+
+    Returns:
+        The files' paths; the last is the table's.
+
+    Raises:
+        InputError: if a node cannot be used.
+        OutputError: if a file cannot be written; existing files are as they were.
+    """
+    folder, number = Path(folder), len(series.items)
+    paths = [folder / f"{series.stem}_{n + 1:03}{suffix}" for n in range(number)]
+    suffix_of(paths[0])
+    paths.append(folder / TABLE)
+    existing = [path for path in paths if path.exists()]
+    if existing and not overwrite:
+        raise OutputError(
+            f"{existing[0]} exists already. Choose another folder, for example an empty one."
+        )
+    is_new = not folder.exists()
+    try:
+        folder.mkdir(exist_ok=True)
+        part = Path(tempfile.mkdtemp(prefix=".series-", dir=folder))
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+    try:
+        volumes = []
+        for n, item in enumerate(series.items):
+            entries = entries_of(item.segmentation, None)
+            labels = read_labels(item.segmentation, item.volume)
+            volumes.append(_volumes_ml(labels, item.volume, entries))
+            yield (n + 0.5) / number
+            write_file(part / paths[n].name, *on_grid(labels, item.volume, grid), entries)
+            yield (n + 1) / number
+        _write_table(part / TABLE, series, volumes)
+        for path in paths:
+            os.replace(part / path.name, path)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+        if is_new:
+            with suppress(OSError):  # it holds the files, but if they were not completed
+                folder.rmdir()
+    return paths
+
+
+def finish(steps: Steps) -> list:
+    """Take all steps and return what they made."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value
+
+
+def _volumes_ml(labels: np.ndarray, volume_node, entries: Sequence[Entry]) -> dict[str, float]:
+    """Return the volume of each segment, by its ID."""
+    counts = np.bincount(labels.ravel(), minlength=256)
+    voxel_ml = float(np.prod(volume_node.GetSpacing())) / 1000
+    return {entry.segment_id: float(counts[entry.value]) * voxel_ml for entry in entries}
+
+
+def _write_table(path: Path, series: Series, volumes: Sequence[dict[str, float]]) -> None:
+    """Write volumes in ml, a row for each item; a segment that an item lacks has an empty cell."""
+    ids = list(dict.fromkeys(segment_id for item in volumes for segment_id in item))
+    try:
+        with path.open("w", newline="", encoding="utf-8") as file:
+            table = csv.writer(file)
+            table.writerow([series.index_name, *(f"{segment_id}_ml" for segment_id in ids)])
+            for item, ml in zip(series.items, volumes, strict=True):
+                cells = [f"{ml[segment_id]:.3f}" if segment_id in ml else "" for segment_id in ids]
+                table.writerow([item.index, *cells])
+    except OSError as error:
+        raise cannot_write(path, error) from error

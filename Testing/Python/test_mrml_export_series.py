@@ -1,0 +1,214 @@
+"""Several segmentations exported together: samples, and those of a sequence."""
+
+import csv
+from contextlib import ExitStack
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+slicer = pytest.importorskip("slicer")
+
+from MRFUNetSegmentationLib.errors import InputError, OutputError  # noqa: E402
+from MRFUNetSegmentationLib.mrml import export  # noqa: E402
+from MRFUNetSegmentationLib.mrml.export_series import (  # noqa: E402
+    Series,
+    files_in_steps,
+    finish,
+    nodes_in_steps,
+)
+from MRFUNetSegmentationLib.mrml.geometry import ijk_to_ras  # noqa: E402
+from MRFUNetSegmentationLib.mrml.samples import write_samples  # noqa: E402
+from MRFUNetSegmentationLib.mrml.segmentations import write_segmentation  # noqa: E402
+from MRFUNetSegmentationLib.mrml.sequences import (  # noqa: E402
+    SegmentationSequence,
+    VolumeSequence,
+)
+from MRFUNetSegmentationLib.mrml.volumes import voxels  # noqa: E402
+from mrml_scene import CLASSES, OBLIQUE, add_volume, phantom, translation  # noqa: E402
+from sequence_tools import add_sequence, browser_of  # noqa: E402
+from test_mrml_samples import (  # noqa: E402
+    sampled_labels,
+    sampled_result,
+    sequences,  # noqa: F401 - a fixture
+)
+
+
+@pytest.fixture
+def volume(scene):
+    return add_volume(scene, phantom().astype(np.float32), OBLIQUE)
+
+
+@pytest.fixture
+def samples(request, volume, tiny_card):
+    request.getfixturevalue("sequences")
+    samples = write_samples(sampled_result(tiny_card), volume, overlays=[])
+    samples.set_order("likelihood")
+    return samples
+
+
+def test_all_samples_as_label_map_nodes(scene, samples):
+    nodes = finish(nodes_in_steps(Series.of_samples(samples)))
+    assert [node.GetName() for node in nodes] == [
+        f"Scan sample {n} label map" for n in (1, 2, 3, 4)
+    ]
+    for n, node in enumerate(nodes):
+        np.testing.assert_array_equal(voxels(node.GetImageData()), sampled_labels(n))
+        assert node.GetDisplayNode().GetColorNode().GetColorName(3) == "CSF"
+
+
+def test_failure_at_the_third_sample_leaves_no_nodes(scene, samples, monkeypatch):
+    before = [scene.GetNthNode(i).GetID() for i in range(scene.GetNumberOfNodes())]
+    calls = []
+    original = export._set_colours
+
+    def failing(*args):
+        original(*args)
+        calls.append(args)
+        if len(calls) == 3:
+            raise MemoryError
+
+    monkeypatch.setattr(export, "_set_colours", failing)
+    with pytest.raises(MemoryError):
+        finish(nodes_in_steps(Series.of_samples(samples)))
+    assert [scene.GetNthNode(i).GetID() for i in range(scene.GetNumberOfNodes())] == before
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".seg.nrrd"])
+def test_all_samples_as_files(samples, tmp_path, suffix):
+    steps = files_in_steps(tmp_path / "new", Series.of_samples(samples), suffix)
+    *paths, table = finish(steps)
+    assert [p.name for p in paths] == [f"sample_00{n}{suffix}" for n in (1, 2, 3, 4)]
+    assert sorted((tmp_path / "new").iterdir()) == [*paths, table]
+    with table.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["sample"] for row in rows] == ["1", "2", "3", "4"]
+    voxel_ml = np.prod(samples.volume.GetSpacing()) / 1000
+    for n, row in enumerate(rows):
+        expected = (sampled_labels(n) == CLASSES[1].value).sum() * voxel_ml
+        assert float(row[f"{CLASSES[1].segment_id}_ml"]) == pytest.approx(expected, abs=1e-3)
+    for n, path in enumerate(paths):
+        image = sitk.ReadImage(str(path))
+        np.testing.assert_array_equal(sitk.GetArrayFromImage(image), sampled_labels(n))
+
+
+def test_samples_are_exported_in_steps(samples, tmp_path):
+    fractions = list(files_in_steps(tmp_path, Series.of_samples(samples)))
+    assert fractions == sorted(fractions)
+    assert fractions[-1] == 1
+    assert len(fractions) >= samples.number
+    assert len(list(tmp_path.iterdir())) == samples.number + 1
+
+
+@pytest.mark.parametrize("steps_taken", [0, 1, 4])
+def test_export_that_ends_early_leaves_nothing(scene, samples, tmp_path, steps_taken):
+    before = [scene.GetNthNode(i).GetID() for i in range(scene.GetNumberOfNodes())]
+    (tmp_path / "old").mkdir()
+    for steps in (
+        files_in_steps(tmp_path / "new", Series.of_samples(samples)),
+        files_in_steps(tmp_path / "old", Series.of_samples(samples)),
+        nodes_in_steps(Series.of_samples(samples)),
+    ):
+        for _ in range(steps_taken):
+            next(steps)
+        steps.close()
+    assert list(tmp_path.rglob("*")) == [tmp_path / "old"]
+    assert [scene.GetNthNode(i).GetID() for i in range(scene.GetNumberOfNodes())] == before
+
+
+def test_samples_that_are_replaced_during_their_export_are_exported(samples, tmp_path):
+    steps = files_in_steps(tmp_path, Series.of_samples(samples))
+    next(steps)
+    samples.remove()
+    list(steps)
+    for n in range(4):
+        image = sitk.ReadImage(str(tmp_path / f"sample_00{n + 1}.nii.gz"))
+        np.testing.assert_array_equal(sitk.GetArrayFromImage(image), sampled_labels(n))
+
+
+def test_existing_samples_are_replaced_only_when_allowed(samples, tmp_path):
+    (tmp_path / "sample_003.nii.gz").write_bytes(b"precious")
+    (tmp_path / "sample_007.nii.gz").write_bytes(b"not of these")
+    with pytest.raises(OutputError, match=r"sample_003\.nii\.gz exists"):
+        finish(files_in_steps(tmp_path, Series.of_samples(samples)))
+    assert len(list(tmp_path.iterdir())) == 2
+    finish(files_in_steps(tmp_path, Series.of_samples(samples), overwrite=True))
+    image = sitk.ReadImage(str(tmp_path / "sample_003.nii.gz"))
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(image), sampled_labels(2))
+    assert (tmp_path / "sample_007.nii.gz").read_bytes() == b"not of these"
+
+
+def test_full_disk_at_the_third_sample_leaves_nothing(samples, tmp_path, monkeypatch):
+    (tmp_path / "sample_001.nii.gz").write_bytes(b"precious")
+    original, written = export.write_label_map, []
+
+    def full(path, *args):
+        written.append(path)
+        if len(written) == 3:
+            raise OSError("no space left")
+        return original(path, *args)
+
+    monkeypatch.setattr(export, "write_label_map", full)
+    with pytest.raises(OutputError, match="no space left"):
+        finish(files_in_steps(tmp_path, Series.of_samples(samples), overwrite=True))
+    assert [p.read_bytes() for p in tmp_path.iterdir()] == [b"precious"]
+    with pytest.raises(OutputError, match="there is no folder"):
+        finish(files_in_steps(tmp_path / "missing" / "folder", Series.of_samples(samples)))
+
+
+def test_samples_whose_volume_was_removed(scene, samples, volume, tmp_path):
+    scene.RemoveNode(volume)
+    with pytest.raises(InputError, match="volume was removed"):
+        finish(files_in_steps(tmp_path, Series.of_samples(samples)))
+    with pytest.raises(InputError, match="volume was removed"):
+        finish(nodes_in_steps(Series.of_samples(samples)))
+
+
+@pytest.fixture
+def segmented(scene, sequences):  # noqa: F811
+    """A segmentation node that shows those of three scans."""
+    matrices = [translation(5 * n, 0, 0) @ OBLIQUE for n in range(3)]
+    labels = [np.roll(phantom(), n, axis=0) for n in range(3)]
+    sequence = add_sequence(scene, [np.ones(phantom().shape, np.int16)] * 3, matrices)
+    made = SegmentationSequence(VolumeSequence.of(sequence), CLASSES, {})
+    for array in labels:
+        made.add(array)
+    with ExitStack() as undo:
+        node = made.put(None, undo)
+        undo.pop_all()
+    return node, sequence, labels
+
+
+def test_segmentations_of_a_sequence_as_files_with_their_volumes_over_time(segmented, tmp_path):
+    node, sequence, labels = segmented
+    browser_of(sequence).SetSelectedItemNumber(1)
+    *paths, table = finish(files_in_steps(tmp_path, Series.of_sequence(node)))
+    assert [p.name for p in paths] == [f"segmentation_00{n}.nii.gz" for n in (1, 2, 3)]
+    for n, path in enumerate(paths):
+        image = sitk.ReadImage(str(path))
+        np.testing.assert_array_equal(sitk.GetArrayFromImage(image), labels[n])
+        origin = np.diag([-1, -1, 1]) @ ijk_to_ras(sequence.GetNthDataNode(n))[:3, 3]
+        assert image.GetOrigin() == pytest.approx(origin, abs=1e-4)
+    header, *rows = [line.split(",") for line in table.read_text().splitlines()]
+    assert header[0] == "time_s"
+    assert [row[0] for row in rows] == ["0.0", "1.5", "3.0"]
+    assert all(float(cell) > 0 for row in rows for cell in row[1:])
+
+
+def test_segmentations_of_a_sequence_as_label_map_nodes(segmented):
+    node, sequence, labels = segmented
+    nodes = finish(nodes_in_steps(Series.of_sequence(node)))
+    for n, labelmap in enumerate(nodes):
+        np.testing.assert_array_equal(voxels(labelmap.GetImageData()), labels[n])
+        grids = ijk_to_ras(labelmap), ijk_to_ras(sequence.GetNthDataNode(n))
+        np.testing.assert_allclose(*grids)
+
+
+def test_what_is_of_no_sequence(volume, segmented):
+    alone = write_segmentation(phantom(), CLASSES, volume)
+    with pytest.raises(InputError, match="not of a sequence"):
+        Series.of_sequence(alone)
+    node, sequence, _labels = segmented
+    sequence.RemoveDataNodeAtValue("1.5")
+    with pytest.raises(InputError, match=r"at 1\.5 of the sequence was removed"):
+        Series.of_sequence(node)
