@@ -14,6 +14,7 @@ from gui_tools import library, qt  # noqa: F401 - fixtures of several files
 from MRFUNetSegmentationLib.checkpoints.card import ModelCard
 from MRFUNetSegmentationLib.checkpoints.load import build_network, save_checkpoint
 from MRFUNetSegmentationLib.training.card import BRAIN_TISSUE_CLASSES
+from MRFUNetSegmentationLib.worker.client import Worker
 from mrml_scene import load_volume, scene, scene_logics  # noqa: F401
 
 REPOSITORY = Path(__file__).parents[2]
@@ -35,6 +36,22 @@ def upstream_fixtures(shared_data) -> Path:
     if not folder.is_dir():
         pytest.skip(f"needs the published networks' numbers in {folder}")
     return folder
+
+
+@pytest.fixture(scope="module")
+def worker():
+    """One worker for all tests of a module that leave it alive."""
+    worker = Worker()
+    yield worker
+    worker.close()
+
+
+@pytest.fixture
+def logic(worker):
+    """The module's logic with that worker."""
+    from MRFUNetSegmentationLib.logic import SegmentationLogic
+
+    return SegmentationLogic(worker)
 
 
 def make_tiny_card() -> ModelCard:

@@ -18,15 +18,6 @@ def blobs(seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).normal(100, 30, (12, 16, 20)).astype(np.int16)
 
 
-@pytest.fixture(scope="module")
-def worker():
-    from MRFUNetSegmentationLib.worker.client import Worker
-
-    worker = Worker()
-    yield worker
-    worker.close()
-
-
 class Logic:
     """The module's logic, but that it lends the worker to the next test."""
 

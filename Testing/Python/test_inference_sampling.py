@@ -14,10 +14,10 @@ from MRFUNetSegmentationLib.inference.engine import Segmenter
 from MRFUNetSegmentationLib.inference.volume import Volume
 from MRFUNetSegmentationLib.worker import protocol
 from MRFUNetSegmentationLib.worker.server import Server
+from sampling_tools import ambiguous_checkpoint
 from test_inference_engine import geometry, head
-from test_inference_slices import RAS, small_checkpoint
+from test_inference_slices import RAS
 
-ARCHITECTURE = {"filters": [8, 8], "convolutions": 1, "latent": 3, "f_comb_layers": 3}
 every_kind = pytest.mark.parametrize(("dim", "channels"), [(2, 1), (2, 3), (3, 1), (3, 3)])
 
 
@@ -25,28 +25,7 @@ every_kind = pytest.mark.parametrize(("dim", "channels"), [(2, 1), (2, 3), (3, 1
 def checkpoint(tiny_card):
     """Return a function that gives a small Probabilistic U-Net."""
 
-    def make(dim: int, channels: int = 1, **input_) -> Checkpoint:
-        card = tiny_card.to_dict()
-        card["architecture"] = {"type": "probabilistic-unet", **ARCHITECTURE}
-        if dim == 2:
-            input_["slice_plane"] = "axial"
-        checkpoint = small_checkpoint(
-            type(tiny_card).from_dict(card),
-            max(2, channels),
-            {"dim": dim, "classes": channels},
-            **input_,
-        )
-        network = checkpoint.network
-        with torch.no_grad():  # so that samples differ, and all classes occur
-            network.f_comb.latent.weight.mul_(3)
-            image = torch.from_numpy(head((16, 16, 16)) / 1000)
-            image = (image if dim == 3 else image[8])[None, None]
-            projected = network.project(network.features(image))
-            logits = network.decode(projected, network.prior(image).mean)
-            network.f_comb.final.bias.sub_(logits.flatten(2).mean((0, 2)))
-        return checkpoint
-
-    return make
+    return lambda *options, **more: ambiguous_checkpoint(tiny_card, *options, **more)
 
 
 def volume_of(array: np.ndarray) -> Volume:

@@ -28,7 +28,6 @@ from MRFUNetSegmentationLib.mrml.export import read_labels  # noqa: E402
 from MRFUNetSegmentationLib.mrml.posterior import map_volumes  # noqa: E402
 from MRFUNetSegmentationLib.mrml.segmentations import read_provenance  # noqa: E402
 from MRFUNetSegmentationLib.mrml.volumes import read_volume, voxels  # noqa: E402
-from MRFUNetSegmentationLib.worker.client import Worker  # noqa: E402
 from mrml_scene import (  # noqa: E402
     OBLIQUE,
     add_volume,
@@ -41,18 +40,6 @@ from test_mrml_segmentations import state as segmentation_state  # noqa: E402
 from worker_tools import PACKAGE_PARENT, blobs, is_running, wait_until  # noqa: E402
 
 MATRIX = OBLIQUE @ np.diag([3.0, 2.4, 1.0, 1.0])
-
-
-@pytest.fixture(scope="module")
-def worker():
-    worker = Worker()
-    yield worker
-    worker.close()
-
-
-@pytest.fixture
-def logic(worker) -> SegmentationLogic:
-    return SegmentationLogic(worker)
 
 
 @pytest.fixture

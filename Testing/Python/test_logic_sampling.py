@@ -17,12 +17,11 @@ from MRFUNetSegmentationLib.errors import (  # noqa: E402
     WorkerError,
 )
 from MRFUNetSegmentationLib.inference.engine import Segmenter  # noqa: E402
-from MRFUNetSegmentationLib.logic import SegmentationLogic, run  # noqa: E402
+from MRFUNetSegmentationLib.logic import run  # noqa: E402
 from MRFUNetSegmentationLib.mrml.export import read_labels  # noqa: E402
 from MRFUNetSegmentationLib.mrml.samples import sample_sets  # noqa: E402
 from MRFUNetSegmentationLib.mrml.segmentations import read_provenance  # noqa: E402
 from MRFUNetSegmentationLib.mrml.volumes import read_volume, voxels  # noqa: E402
-from MRFUNetSegmentationLib.worker.client import Worker  # noqa: E402
 from mrml_scene import OBLIQUE, add_volume  # noqa: E402
 from sampling_tools import ambiguous_checkpoint  # noqa: E402
 from test_logic import change_voxel, poll_to_the_end, remove_volume, state_of  # noqa: E402
@@ -39,18 +38,6 @@ def model(tmp_path_factory, tiny_card):
     path = tmp_path_factory.mktemp("checkpoints") / "ambiguous.safetensors"
     save_checkpoint(path, checkpoint.network, checkpoint.card)
     return path
-
-
-@pytest.fixture(scope="module")
-def worker():
-    worker = Worker()
-    yield worker
-    worker.close()
-
-
-@pytest.fixture
-def logic(worker) -> SegmentationLogic:
-    return SegmentationLogic(worker)
 
 
 @pytest.fixture

@@ -22,14 +22,6 @@ def model(tiny_card, tmp_path_factory):
     return write_model(tmp_path_factory.mktemp("model"), tiny_card)
 
 
-@pytest.fixture(scope="module")
-def warm():
-    """One worker for all tests that leave it alive."""
-    worker = Worker()
-    yield worker
-    worker.close()
-
-
 @pytest.fixture
 def temporary(tmp_path, monkeypatch):
     path = tmp_path / "temporary"
@@ -44,11 +36,11 @@ def files_of(worker: Worker) -> set[str]:
     return {str(p.relative_to(folder)) for p in folder.rglob("*")} - {"worker.log"}
 
 
-def test_result_is_that_of_the_engine(warm, model):
+def test_result_is_that_of_the_engine(worker, model):
     volume = small_volume()
     expected = Segmenter(load_checkpoint(model)).sample(volume, 5, seed=3, consensus="majority")
     seen, progress = {}, []
-    job = warm.sample(volume, model, 5, seed=3, consensus="majority")
+    job = worker.sample(volume, model, 5, seed=3, consensus="majority")
     job.on_sample = seen.__setitem__
     job.on_progress = lambda stage, fraction: progress.append(fraction)
 
@@ -67,43 +59,43 @@ def test_result_is_that_of_the_engine(warm, model):
                  "geometry", "consensus_method", "device", "warnings"):  # fmt: skip
         assert getattr(result, name) == getattr(expected, name), name
     assert progress == sorted(progress) and progress[-1] == 1
-    assert files_of(warm) == set()
+    assert files_of(worker) == set()
 
 
-def test_same_volume_again_takes_features_and_prior_from_before(warm, model):
+def test_same_volume_again_takes_features_and_prior_from_before(worker, model):
     known = small_volume()  # perhaps, to this worker
     volume = Volume(known.array + 1, known.geometry)
-    first = warm.sample(volume, model, 3, seed=1)
+    first = worker.sample(volume, model, 3, seed=1)
     once, progress = first.wait(60), []
-    job = warm.sample(volume, model, 5, seed=1)
+    job = worker.sample(volume, model, 5, seed=1)
     job.on_progress = lambda stage, fraction: progress.append(fraction)
     again = job.wait(60)
     assert {"Prior", "U-Net"} <= once.timings.keys()
     assert again.timings.keys() == {"Sampling", "Comparing the samples"}
     assert progress == sorted(progress) and progress[-1] == 1
     assert list(again.compressed)[:3] == list(once.compressed)
-    assert len(warm.decode(job, [0.0, 0.0, 0.0]).wait(60).shape) == 3
+    assert len(worker.decode(job, [0.0, 0.0, 0.0]).wait(60).shape) == 3
     with pytest.raises(InputError, match="Draw the samples again"):
-        warm.decode(first, [0.0, 0.0, 0.0]).wait(60)
+        worker.decode(first, [0.0, 0.0, 0.0]).wait(60)
 
     other = Volume(np.flip(volume.array).copy(), volume.geometry)
     for what, mrf in ((other, True), (volume, True), (volume, False)):
-        assert "U-Net" in warm.sample(what, model, 2, mrf=mrf).wait(60).timings
+        assert "U-Net" in worker.sample(what, model, 2, mrf=mrf).wait(60).timings
 
 
-def test_cancelled_run_leaves_the_features_of_the_last(warm, model):
+def test_cancelled_run_leaves_the_features_of_the_last(worker, model):
     volume = small_volume()
-    job = warm.sample(volume, model, 2)
+    job = worker.sample(volume, model, 2)
     job.wait(60)
-    cancelled = warm.sample(volume, model, 1000)
+    cancelled = worker.sample(volume, model, 1000)
     cancelled.on_sample = lambda n, labels: cancelled.cancel()
     with pytest.raises(Cancelled):
         cancelled.wait(60)
-    assert warm.decode(job, [0.0, 0.0, 0.0]).wait(60) is not None
+    assert worker.decode(job, [0.0, 0.0, 0.0]).wait(60) is not None
 
 
-def test_samples_come_while_others_are_drawn(warm, model):
-    job, when = warm.sample(small_volume(), model, 12), []
+def test_samples_come_while_others_are_drawn(worker, model):
+    job, when = worker.sample(small_volume(), model, 12), []
     job.on_sample = lambda n, labels: when.append(job.state)
     while job.state == "running":
         job.poll()
@@ -111,62 +103,62 @@ def test_samples_come_while_others_are_drawn(warm, model):
     assert when[:-1] == ["running"] * 11
 
 
-def test_other_latents_on_warm_features(warm, model):
+def test_other_latents_on_warm_features(worker, model):
     volume = small_volume()
-    job = warm.sample(volume, model, 4)
+    job = worker.sample(volume, model, 4)
     result = job.wait(60)
     epsilon = result.per_sample[2]["epsilon"]
-    np.testing.assert_array_equal(warm.decode(job, epsilon).wait(60), result.labels(2))
+    np.testing.assert_array_equal(worker.decode(job, epsilon).wait(60), result.labels(2))
     voxel = (30, 40, 20)
-    slices = warm.decode(job, epsilon, voxel).wait(60)
+    slices = worker.decode(job, epsilon, voxel).wait(60)
     whole = result.labels(2)
     for found, expected in zip(slices, (whole[30], whole[:, 40], whole[:, :, 20]), strict=True):
         assert (found == expected).mean() > 0.9
     with pytest.raises(InputError, match="no voxel"):
-        warm.decode(job, epsilon, (80, 0, 0)).wait(60)
-    assert files_of(warm) == set()
+        worker.decode(job, epsilon, (80, 0, 0)).wait(60)
+    assert files_of(worker) == set()
     # Another volume takes their place.
-    warm.submit(volume, model).wait(60)
+    worker.submit(volume, model).wait(60)
     with pytest.raises(InputError, match="Draw the samples again"):
-        warm.decode(job, epsilon).wait(60)
+        worker.decode(job, epsilon).wait(60)
 
 
-def test_next_move_of_a_slider_waits_for_the_last(warm, model):
-    job = warm.sample(small_volume(), model, 2)
+def test_next_move_of_a_slider_waits_for_the_last(worker, model):
+    job = worker.sample(small_volume(), model, 2)
     job.wait(60)
-    first = warm.decode(job, [0.0, 0.0, 0.0], (1, 2, 3))
-    second = warm.decode(job, [1.0, 0.0, 0.0], (1, 2, 3))
+    first = worker.decode(job, [0.0, 0.0, 0.0], (1, 2, 3))
+    second = worker.decode(job, [1.0, 0.0, 0.0], (1, 2, 3))
     assert first.state == "done"
     assert len(second.wait(60)) == 3
 
 
-def test_mrf_can_be_left_out_and_maps_asked_for(warm, model, tiny_checkpoint):
+def test_mrf_can_be_left_out_and_maps_asked_for(worker, model, tiny_checkpoint):
     volume = small_volume()
-    assert warm.sample(volume, model, 2, mrf=False).wait(60).mrf is False
-    assert warm.sample(volume, model, 2).wait(60).mrf is True
-    result = warm.submit(volume, tiny_checkpoint, maps=("entropy", "variance")).wait(60)
+    assert worker.sample(volume, model, 2, mrf=False).wait(60).mrf is False
+    assert worker.sample(volume, model, 2).wait(60).mrf is True
+    result = worker.submit(volume, tiny_checkpoint, maps=("entropy", "variance")).wait(60)
     expected = Segmenter(load_checkpoint(tiny_checkpoint)).segment(
         volume, maps=("entropy", "variance")
     )
     assert result.maps.keys() == expected.maps.keys() == {"entropy", "variance"}
     for name, values in expected.maps.items():
         np.testing.assert_array_equal(result.maps[name], values)
-    assert files_of(warm) == set()
+    assert files_of(worker) == set()
 
 
 @pytest.mark.parametrize(
     ("number", "consensus", "message"),
     [(0, "mean", "From 1 to 1000"), (10_000, "mean", "From 1 to 1000"), (2, "median", "consensus")],
 )
-def test_impossible_requests(warm, model, number, consensus, message):
+def test_impossible_requests(worker, model, number, consensus, message):
     with pytest.raises(InputError, match=message):
-        warm.sample(small_volume(), model, number, consensus=consensus).wait(60)
-    assert files_of(warm) == set()
+        worker.sample(small_volume(), model, number, consensus=consensus).wait(60)
+    assert files_of(worker) == set()
 
 
-def test_model_without_samples(warm, tiny_checkpoint):
+def test_model_without_samples(worker, tiny_checkpoint):
     with pytest.raises(InputError, match="Choose a Probabilistic U-Net"):
-        warm.sample(small_volume(), tiny_checkpoint, 2).wait(60)
+        worker.sample(small_volume(), tiny_checkpoint, 2).wait(60)
 
 
 def slow_job(worker: Worker, model):
@@ -185,15 +177,15 @@ def slow_job(worker: Worker, model):
     return job
 
 
-def test_cancel_between_two_samples(warm, model):
-    job = slow_job(warm, model)
-    pid = warm._process.pid
+def test_cancel_between_two_samples(worker, model):
+    job = slow_job(worker, model)
+    pid = worker._process.pid
     job.cancel()
     with pytest.raises(Cancelled):
         job.wait(10)
-    assert files_of(warm) == set()
-    assert warm.sample(small_volume(), model, 2).wait(60).number == 2
-    assert warm._process.pid == pid
+    assert files_of(worker) == set()
+    assert worker.sample(small_volume(), model, 2).wait(60).number == 2
+    assert worker._process.pid == pid
 
 
 @pytest.mark.skipif(os.name != "posix", reason="sends signals to the worker")
