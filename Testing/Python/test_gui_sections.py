@@ -7,7 +7,7 @@ import pytest
 from mrml_scene import add_volume
 from sampling_tools import write_model
 from sequence_tools import add_sequence, browser_of, shown_volume
-from test_gui_panel import MATRIX, blobs, harness, volume, worker  # noqa: F401 - fixtures
+from test_gui_panel import MATRIX, blobs, harness, volume  # noqa: F401 - fixtures
 from test_mrml_samples import sequences  # noqa: F401 - a fixture
 
 
@@ -400,6 +400,38 @@ def test_results_of_the_only_volume_are_chosen_with_it(sampled):
     assert sampled.parameters.outputSegmentation is result
     process(sampled)
     assert not sampled.ui.samplesSection.isHidden()
+
+
+def test_model_is_chosen_with_the_result_that_it_has_made(sampled):
+    """Or Apply would put the result of another one in its place."""
+    parameters = sampled.parameters
+    model, volume, result = parameters.model, parameters.inputVolume, parameters.outputSegmentation
+    parameters.inputVolume = parameters.outputSegmentation = None
+    parameters.model = "brain-tissue"
+    sampled.panel.follow_scene()
+    assert (parameters.inputVolume, parameters.outputSegmentation) == (volume, None)
+    sampled.panel._model_section._files.append(model)
+    sampled.panel._model_section.show("brain-tissue")
+    parameters.inputVolume = None
+    sampled.panel.follow_scene()
+    assert (parameters.inputVolume, parameters.outputSegmentation) == (volume, result)
+    assert parameters.model == model
+
+
+def test_outlines_of_samples_are_shown_and_hidden(sampled):
+    ui = sampled.ui
+    display = sampled.panel._samples._samples.shown.GetDisplayNode()
+    assert not ui.showSampleCheckBox.isChecked()
+    ui.playSamplesButton.click()
+    process(sampled)
+    assert display.GetVisibility()
+    assert ui.showSampleCheckBox.isChecked()
+    ui.playSamplesButton.click()
+    ui.showSampleCheckBox.click()
+    assert not display.GetVisibility()
+    display.SetVisibility(True)
+    process(sampled)
+    assert ui.showSampleCheckBox.isChecked()
 
 
 def test_segment_that_the_samples_know_nothing_of_has_no_interval(sampled):

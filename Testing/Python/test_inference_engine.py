@@ -11,7 +11,7 @@ import SimpleITK as sitk
 import torch
 from MRFUNetSegmentationLib.checkpoints.load import load_checkpoint
 from MRFUNetSegmentationLib.errors import Cancelled, DeviceError, InputError
-from MRFUNetSegmentationLib.inference import run
+from MRFUNetSegmentationLib.inference import devices, run
 from MRFUNetSegmentationLib.inference.devices import (
     describe_devices,
     resolve_device,
@@ -160,6 +160,30 @@ def test_out_of_memory_everywhere(segmenter, monkeypatch):
     monkeypatch.setattr(segmenter.network, "logits", none_left)
     with pytest.raises(InputError, match="too little memory"):
         segmenter.segment(Volume(head(), geometry(head())))
+
+
+def test_what_takes_the_whole_volume_is_not_tried_in_parts(segmenter):
+    tried = []
+
+    def none_left(predictor):
+        tried.append(predictor.batches.voxels)
+        raise RuntimeError("CUBLAS_STATUS_ALLOC_FAILED")
+
+    with pytest.raises(InputError, match="too little memory"):
+        segmenter.on_device(none_left, run.Run({}, lambda *step: None, lambda: False))
+    assert len(tried) == 1
+
+
+def test_apple_gpu_is_taken_only_if_it_has_what_networks_need(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    devices._mps_works.cache_clear()
+    try:  # this build of PyTorch cannot compute there
+        assert resolve_device("auto") == torch.device("cpu")
+        with pytest.raises(DeviceError, match="newer"):
+            resolve_device("mps")
+    finally:
+        devices._mps_works.cache_clear()
 
 
 def test_other_errors_are_not_taken_for_memory(segmenter, monkeypatch):

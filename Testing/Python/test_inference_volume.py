@@ -1,5 +1,7 @@
 """Bad input: each defect of a volume or a file has its own clear error."""
 
+import gzip
+
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -65,6 +67,25 @@ def test_voxels_that_are_not_finite(save, value, name):
     assert np.isfinite(replaced).all()
     finite = np.isfinite(array)
     np.testing.assert_array_equal(replaced[finite], array[finite])
+    assert (replaced[~finite] == array[finite].min()).all()
+
+
+@pytest.mark.parametrize("damage", ["not compressed", "no checksum", "one byte more"])
+def test_nifti_files_that_itk_does_not_mind(save, damage):
+    array = noise()
+    whole = save(sitk.GetImageFromArray(array), "whole.nii")
+    path = whole.with_name("other.nii" if damage == "one byte more" else "other.nii.gz")
+    data = whole.read_bytes()
+    if damage == "no checksum":
+        data = gzip.compress(data)[:-8]
+    path.write_bytes(data + b"x" if damage == "one byte more" else data)
+    np.testing.assert_array_equal(read_volume_file(path).array, array)
+
+
+def test_volume_of_voxels_whose_axes_are_not_at_right_angles():
+    tilted = (1, 0, 0, 0, 1, np.sin(0.35), 0, 0, np.cos(0.35))
+    geometry = Geometry((12, 11, 10), (1.0, 2.0, 3.0), direction=tilted)
+    assert geometry.voxel_ml == pytest.approx(6e-3 * np.cos(0.35))
 
 
 def test_nothing_finite(save):

@@ -11,7 +11,7 @@ from ..errors import MRFUNetError
 from ..inference.sampled import CONSENSUS_METHODS
 from ..mrml.hiding import show_hidden
 from ..mrml.results import overlays_of, samples_of, show_instead
-from ..mrml.segmentations import reference_volume
+from ..mrml.segmentations import MODEL, read_provenance, reference_volume
 from ..mrml.side_by_side import leave_layout
 from .checkpoint_import import card_beside
 from .device_list import device_entries, gpu_remark
@@ -109,9 +109,17 @@ class Panel:
             if volume:
                 self._parameters.inputVolume = volume
                 if not self._parameters.outputSegmentation:
-                    self._parameters.outputSegmentation = only_result(volume)
+                    self._choose_result(only_result(volume))
         self._show_state()
         self._schedule_refresh()
+
+    def _choose_result(self, segmentation_node) -> None:
+        """Choose a result to be shown, and its model: the next run may take its place."""
+        made_by = read_provenance(segmentation_node).get(MODEL) if segmentation_node else None
+        model = self._model_section.model_of(made_by) if made_by else ""
+        if model:
+            self._parameters.model = model
+            self._parameters.outputSegmentation = segmentation_node
 
     def refresh(self) -> None:
         """Show the choices and the state as they are now."""

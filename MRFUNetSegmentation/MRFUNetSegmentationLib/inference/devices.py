@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+from functools import cache
 
 import torch
+from torch.nn import functional
 
 from ..errors import DeviceError
 
@@ -21,14 +23,17 @@ def resolve_device(name: str = "auto") -> torch.device:
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda:0")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+        return torch.device("mps" if _mps_works() else "cpu")
     if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", name):
         raise DeviceError(f"{name}: no such device. Choose auto, cpu, cuda, cuda:N or mps.")
     device = torch.device("cuda:0" if name == "cuda" else name)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise DeviceError(f"{name} is not available: {_why_no_cuda(device)} Choose auto or cpu.")
-    if device.type == "mps" and not torch.backends.mps.is_available():
-        raise DeviceError("mps is not available: it needs a Mac with an Apple GPU. Choose auto.")
+    if device.type == "mps" and not _mps_works():
+        raise DeviceError(
+            "mps is not available: it needs a Mac with an Apple GPU, and a PyTorch that computes "
+            "3D networks on it (2.9 or newer). Choose auto."
+        )
     return device
 
 
@@ -49,7 +54,7 @@ def describe_devices() -> list[dict]:
         }
         for n in range(torch.cuda.device_count())
     ]
-    if torch.backends.mps.is_available():
+    if _mps_works():
         devices.append({"id": "mps", "name": "Apple GPU", "memory_gb": None})
     threads = torch.get_num_threads()
     devices.append({"id": "cpu", "name": f"CPU, {threads} threads", "memory_gb": _ram_gb()})
@@ -58,9 +63,23 @@ def describe_devices() -> list[dict]:
 
 def why_no_gpu() -> str | None:
     """Return why no GPU can be used, or None if there is one."""
-    if torch.cuda.device_count() or torch.backends.mps.is_available():
+    if torch.cuda.device_count() or _mps_works():
         return None
     return _why_no_cuda(torch.device("cuda:0"))
+
+
+@cache
+def _mps_works() -> bool:
+    """Return whether there is an Apple GPU that has all that the networks need."""
+    if not torch.backends.mps.is_available():
+        return False
+    try:  # older versions of PyTorch lack these in three dimensions
+        image = torch.ones(1, 1, 4, 4, 4, device="mps")
+        functional.conv_transpose3d(image, image, stride=2)
+        functional.avg_pool3d(image, 2)
+    except (RuntimeError, TypeError):  # NotImplementedError is a RuntimeError
+        return False
+    return True
 
 
 def _why_no_cuda(device: torch.device) -> str:

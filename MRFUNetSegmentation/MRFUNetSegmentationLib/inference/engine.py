@@ -172,14 +172,12 @@ class Segmenter:
         run = Run(self._begins(), progress, cancelled)
         image, to_volume = self._prepared(volume, run)
         inside = image[to_volume.box]
-        posterior = self.on_device(lambda p: p.posterior(inside, run), image.numel(), run)
+        posterior = self.on_device(lambda p: p.posterior(inside, run), run, inside.numel())
         if self._intensities:
             run.begin(INTENSITIES)
             spacing = to_volume.grid.spacing
             posterior = self.on_device(
-                lambda p: self._with_intensities(posterior, inside, spacing, run),
-                image.numel(),
-                run,
+                lambda p: self._with_intensities(posterior, inside, spacing, run), run
             )
         run.begin(BACK)
         with run.checking():
@@ -266,13 +264,15 @@ class Segmenter:
         begins = self.predictor.sampling_begins(number)
         return self._encode(volume, Run(begins, progress, cancelled))
 
-    def on_device(self, compute: Callable[[_Predictor], _Result], voxels: int, run: Run) -> _Result:
+    def on_device(
+        self, compute: Callable[[_Predictor], _Result], run: Run, voxels: int | None = None
+    ) -> _Result:
         """Return compute(predictor), in smaller parts or on the CPU if memory runs out.
 
         Args:
             compute: called again with another predictor if need be.
-            voxels: of the image on the network's grid.
             run: is checked, and warned.
+            voxels: of the image that the predictor divides; None if it takes all at once.
         """
         while True:
             try:
@@ -299,7 +299,7 @@ class Segmenter:
 
     def _encode(self, volume: Volume, run: Run) -> LatentSpace:
         image, to_volume = self._prepared(volume, run)
-        encoding = self.on_device(lambda p: p.encode(image, run), image.numel(), run)
+        encoding = self.on_device(lambda p: p.encode(image, run), run, image.numel())
         return LatentSpace(self, volume.geometry, encoding, to_volume, run, tuple(run.warnings))
 
     @torch.inference_mode()
@@ -410,9 +410,9 @@ class Segmenter:
             return tuple(slice(0, n) for n in image.shape)
         return bounding_box(image > 0, _MARGIN)
 
-    def _step_down(self, voxels: int, run: Run) -> None:
+    def _step_down(self, voxels: int | None, run: Run) -> None:
         batches = self.predictor.batches
-        smaller = min(batches.voxels, voxels) // 2
+        smaller = min(batches.voxels, voxels) // 2 if voxels else 0
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         if smaller >= batches.smallest:
@@ -420,7 +420,7 @@ class Segmenter:
             run.warn(f"Out of memory on {self.device}: going on in smaller parts.")
         elif self.device.type != "cpu":
             run.warn(f"Out of memory on {self.device}: going on with the CPU, which is slower.")
-            self._move_to(torch.device("cpu"), _WHOLE_VOXELS)
+            self._move_to(torch.device("cpu"), self._wanted[1])
         else:
             raise InputError(
                 "This machine has too little memory for the volume. Close other programs, or crop "
@@ -458,4 +458,5 @@ def _out_of_memory(error: Exception) -> bool:
         isinstance(error, torch.OutOfMemoryError)
         or "out of memory" in text
         or ("can't allocate memory" in text or "not enough memory" in text)
+        or "alloc_failed" in text  # of cuBLAS and cuDNN
     )

@@ -9,13 +9,15 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..errors import InputError
-from .volume import Geometry, Volume, check_finite
+from .volume import Geometry, Volume
 
 # Largest deviation of a gap between DICOM slices from their median, relative.
 _GAP_TOLERANCE = 0.05
 # NIfTI-1 data types of floating-point voxels.
-_NIFTI_FLOATS = {16: "f4", 64: "f8"}
+_NIFTI_FLOATS = {16: np.dtype("f4"), 64: np.dtype("f8")}
+_NIFTI_HEADER = 348
 _ENDIAN = {"<": "little", ">": "big"}
+_GZIP = b"\x1f\x8b"
 
 
 def read_volume_file(
@@ -37,7 +39,7 @@ def read_volume_file(
     if image.GetDimension() == 4 and image.GetSize()[3] == 1:
         image = image[:, :, :, 0]
     try:
-        _check_nifti_values(path, replace=replace_non_finite)
+        image = _with_lost_values(image, path)
         return Volume.from_image(image, replace_non_finite=replace_non_finite)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
@@ -91,19 +93,41 @@ def _check_written(path: Path, array: np.ndarray) -> None:
         raise OSError(f"{path.name} came out incomplete")
 
 
-def _check_nifti_values(path: Path, *, replace: bool) -> None:
-    """Refuse values that are not finite; ITK's reader makes zeros of them without a word."""
-    if replace or not path.name.endswith((".nii", ".nii.gz")):
-        return
-    with gzip.open(path) if path.name.endswith(".gz") else path.open("rb") as file:
-        data = file.read()
-    order = "<" if data[:2] == b"\x5c\x01" else ">"  # the header's own size, 348
-    kind = _NIFTI_FLOATS.get(int.from_bytes(data[70:72], _ENDIAN[order]))
-    if kind is None:
-        return
-    (offset,) = np.frombuffer(data, order + "f4", 1, 108)
-    values = np.frombuffer(data, order + kind, offset=int(offset))
-    check_finite(values)
+def _with_lost_values(image: sitk.Image, path: Path) -> sitk.Image:
+    """Return an image with the NaN of its NIfTI file, of which ITK's reader makes zeros."""
+    if not path.is_file() or image.GetPixelID() not in (sitk.sitkFloat32, sitk.sitkFloat64):
+        return image
+    values = _nifti_floats(path, image.GetNumberOfPixels())
+    if values is None or len(values) < image.GetNumberOfPixels() or np.isfinite(values).all():
+        return image
+    array = sitk.GetArrayFromImage(image)
+    array.ravel()[~np.isfinite(values)] = np.nan
+    restored = sitk.GetImageFromArray(array)
+    restored.CopyInformation(image)
+    return restored
+
+
+def _nifti_floats(path: Path, number: int) -> np.ndarray | None:
+    """Return the voxels of a NIfTI-1 file as they are stored; None of another kind of file.
+
+    None, too, of a file that is damaged in a way that ITK's reader does not mind.
+    """
+    if not path.name.endswith((".nii", ".nii.gz")):
+        return None
+    try:
+        with path.open("rb") as file:
+            compressed = file.read(2) == _GZIP
+        with gzip.open(path) if compressed else path.open("rb") as file:
+            header = file.read(_NIFTI_HEADER)
+            order = "<" if header[:2] == b"\x5c\x01" else ">"  # the header's own size, 348
+            kind = _NIFTI_FLOATS.get(int.from_bytes(header[70:72], _ENDIAN[order]))
+            if kind is None:
+                return None
+            (offset,) = np.frombuffer(header, order + "f4", 1, 108)
+            file.seek(int(offset))
+            return np.frombuffer(file.read(number * kind.itemsize), kind.newbyteorder(order))
+    except (OSError, EOFError, ValueError):
+        return None
 
 
 def _read_file(path: Path) -> sitk.Image:

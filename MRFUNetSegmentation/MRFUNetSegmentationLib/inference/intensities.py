@@ -46,7 +46,7 @@ _LEAST_ML = 1.0
 _GLOBAL_SHARE = 0.01
 # Voxels where all segments together have more than this lie in the box that is sorted anew.
 _LEAST_SHARE = 0.01
-# Below this probability the network rules a segment out.
+# The network never rules a segment out by more than this probability.
 _LEAST_PRIOR = 1e-4
 
 
@@ -79,10 +79,11 @@ def _sorted_anew(
     prior = _PRIOR_WEIGHT * prior.clamp_min_(_LEAST_PRIOR).log_()
     share = posterior[segments].sum(0)  # of all these segments together, from the network
     responsibilities = posterior[segments]
+    measured = image > 0  # elsewhere the network alone decides
     for iteration in range(_ITERATIONS):
         energy = torch.empty_like(prior)
         for n, responsibility in enumerate(responsibilities):
-            energy[n] = _log_likelihood(image, responsibility, spacing)
+            energy[n] = _log_likelihood(image, responsibility, spacing) * measured
             done = iteration * len(segments) + n + 1
             run.advance(done / (_ITERATIONS * len(segments)))
         energy *= _LIKELIHOOD_WEIGHT
@@ -116,7 +117,7 @@ def _blurred(image: Tensor, sigma: Sequence[float]) -> Tensor:
     """Blur (R, A, S) with a Gaussian of `sigma` voxels along each axis; outside is as the edge."""
     x = image[None, None]
     for axis, width in enumerate(sigma):
-        # No wider than what the padding may repeat; beyond two deviations little is left.
+        # Beyond two deviations little is left.
         radius = max(1, round(2 * width))
         offsets = torch.arange(-radius, radius + 1, device=image.device, dtype=image.dtype)
         kernel = torch.exp(-0.5 * (offsets / width) ** 2)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -96,15 +95,18 @@ class LatentSpace:
         shape = self.geometry.size[::-1]
         if not all(0 <= index < n for index, n in zip(voxel, shape, strict=True)):
             raise InputError(f"There is no voxel [k, j, i] {voxel} in a volume of {shape}.")
-        predictor = self.segmenter.predictor
-        slices = []
-        for axis, index in enumerate(voxel):
-            slab = self.to_volume.slab(axis, index)
-            probabilities = predictor.decode_planes(
-                self.encoding, _tensor(epsilon), slab.box, slab.across
-            )
-            slices.append(self.to_volume.slice_labels(probabilities, slab))
-        return slices
+        slabs = [self.to_volume.slab(axis, index) for axis, index in enumerate(voxel)]
+        decoded = self.segmenter.on_device(
+            lambda predictor: [
+                predictor.decode_planes(self.encoding, _tensor(epsilon), slab.box, slab.across)
+                for slab in slabs
+            ],
+            self.run,
+        )
+        return [
+            self.to_volume.slice_labels(probabilities, slab)
+            for probabilities, slab in zip(decoded, slabs, strict=True)
+        ]
 
     @torch.inference_mode()
     def draw(self, number: int, seed: int) -> Iterator[tuple[Tensor, Iterator[Tensor]]]:
@@ -252,9 +254,7 @@ class LatentSpace:
 
     def _probabilities(self, epsilon: Tensor) -> Iterator[Tensor]:
         posterior = self.segmenter.on_device(
-            lambda predictor: predictor.decode(self.encoding, epsilon),
-            math.prod(self.to_volume.grid.shape),
-            self.run,
+            lambda predictor: predictor.decode(self.encoding, epsilon), self.run
         )
         return self.to_volume.probabilities(posterior)
 

@@ -35,8 +35,9 @@ class Geometry:
 
     @property
     def voxel_ml(self) -> float:
-        """Volume of a voxel, ml."""
-        return float(np.prod(self.spacing)) / 1000
+        """Volume of a voxel, ml; with axes that are not at right angles less than of a box."""
+        shear = abs(float(np.linalg.det(np.reshape(self.direction, (3, 3)))))
+        return float(np.prod(self.spacing)) * shear / 1000
 
     def apply_to(self, image: sitk.Image) -> sitk.Image:
         """Give an image of the same size this place in space."""
@@ -89,7 +90,7 @@ def with_finite_values(array: np.ndarray) -> np.ndarray:
     return np.where(finite, array, array[finite].min())
 
 
-def check_finite(values: np.ndarray) -> None:
+def _check_finite(values: np.ndarray) -> None:
     """Raise an InputError that counts the values that are NaN or infinite, if there are any."""
     bad = values.size - np.count_nonzero(np.isfinite(values))
     if bad:
@@ -125,7 +126,7 @@ def _check_array(array: np.ndarray) -> None:
             f"The volume has only {' x '.join(map(str, array.shape[::-1]))} voxels; at least "
             f"{MINIMUM_SIDE} are needed along every axis. Choose a complete 3D volume."
         )
-    check_finite(array)
+    _check_finite(array)
     if array.min() == array.max():
         raise InputError(
             f"All voxels have the same value ({array.flat[0]}): there is nothing to segment. "

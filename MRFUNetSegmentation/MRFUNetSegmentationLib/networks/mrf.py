@@ -134,7 +134,9 @@ def _uniform(log_likelihood: Tensor) -> Tensor:
 
 def _moved(old: Tensor, new: Tensor) -> float:
     """Total variation distance, averaged over voxels; of the image where it is largest."""
-    total = torch.zeros(len(new), dtype=torch.float64, device=new.device)
+    # Apple's GPUs have no doubles.
+    kind = torch.float32 if new.device.type == "mps" else torch.float64
+    total = torch.zeros(len(new), dtype=kind, device=new.device)
     for c in range(new.shape[1]):  # the difference of all classes would be as large as they are
         total += (new[:, c] - old[:, c]).abs_().flatten(1).sum(1)
     return float(total.max()) / (2 * new[0, 0].numel())

@@ -83,6 +83,10 @@ class ModelSection:
         ):
             widget.setVisible(imported)
 
+    def model_of(self, name: str) -> str:
+        """Return the model in the list whose card has a name; nothing if there is none."""
+        return next((entry.model for entry in self._entries if entry.name == name), "")
+
     def _search(self, text: str) -> None:
         self._searched = text
         self._show_list()

@@ -45,6 +45,7 @@ class SamplesSection:
         ui.previousSampleButton.connect("clicked()", lambda: self._step(-1))
         ui.nextSampleButton.connect("clicked()", lambda: self._step(1))
         ui.playSamplesButton.connect("toggled(bool)", self._play)
+        ui.showSampleCheckBox.connect("toggled(bool)", self._set_visible)
         ui.keepSampleButton.connect("clicked()", self._keep)
         ui.compareSamplesButton.connect("toggled(bool)", self._compare)
 
@@ -72,11 +73,15 @@ class SamplesSection:
             ui.previousSampleButton,
             ui.nextSampleButton,
             ui.playSamplesButton,
+            ui.showSampleCheckBox,
         )
         for widget in steps:
             widget.setEnabled(not exploring and self._side_by_side is None)
-        self._observation.watch([(browser, vtk.vtkCommand.ModifiedEvent)])
-        with quietly(ui.sampleSlider, ui.playSamplesButton):
+        display = samples.shown.GetDisplayNode()
+        modified = vtk.vtkCommand.ModifiedEvent
+        self._observation.watch([(browser, modified), (display, modified)])
+        with quietly(ui.sampleSlider, ui.playSamplesButton, ui.showSampleCheckBox):
+            ui.showSampleCheckBox.setChecked(bool(display and display.GetVisibility()))
             ui.sampleSlider.setMaximum(samples.number)
             ui.sampleSlider.setValue(browser.GetSelectedItemNumber() + 1)
             ui.playSamplesButton.setChecked(bool(browser.GetPlaybackActive()))
@@ -106,8 +111,15 @@ class SamplesSection:
 
     def _play(self, active: bool) -> None:
         browser = self._samples.browser
+        if active:  # also where no sample has been shown yet
+            self._samples.show(self._samples.sample)
         browser.SetPlaybackLooped(True)
         browser.SetPlaybackActive(active)
+
+    def _set_visible(self, visible: bool) -> None:
+        display = self._samples.shown.GetDisplayNode()
+        if display is not None:
+            display.SetVisibility(visible)
 
     def _keep(self) -> None:
         try:
