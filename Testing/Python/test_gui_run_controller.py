@@ -268,6 +268,19 @@ def test_time_of_a_run_is_estimated_from_the_last_of_its_kind(logic):
     assert again.estimate(*SCAN) == controller.estimate(*SCAN)
 
 
+def test_samples_of_the_same_volume_again_have_a_time_of_their_own(controller, logic):
+    for _ in range(2):  # the second takes the features of the first
+        controller.start(*SCAN, number=8)
+        logic.runs[-1].next_steps = [logic.runs[-1].finish]
+        time.sleep(0.05 if len(logic.runs) == 1 else 0)
+        controller.poll()
+    assert controller.estimate(*SCAN, number=8) < 0.05
+    controller.start(*SCAN)
+    logic.runs[-1].next_steps = [logic.runs[-1].finish]
+    controller.poll()
+    assert controller.estimate(*SCAN, number=8) > 0.05
+
+
 @pytest.mark.parametrize("text", ["", "{", "[1]", '{"a": "b"}', None])
 def test_durations_that_cannot_be_read_count_as_none(text):
     assert Durations(text).estimate("a", 10) is None

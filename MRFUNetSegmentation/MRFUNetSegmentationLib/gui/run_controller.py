@@ -92,6 +92,9 @@ class RunController:
         self._on_result = on_result
         self._durations = durations or Durations()
         self._kind, self._size = "", 1.0
+        # What the worker has the features of at hand; and of the run that goes on.
+        self._features: tuple | None = None
+        self._sampled: tuple | None = None
         self.last: Run | None = None
         self._run: Run | None = None
         # Starts the run, as soon as the worker is free.
@@ -131,7 +134,9 @@ class RunController:
         if number:
             call, options = self._logic.sample, {**options, "number": number}
         maps = len(options.get("maps", ()))
-        self._kind, self._size = _kind(model, device, number, maps), _size(volume)
+        self._kind = self._kind_of(volume, model, device, number, maps)
+        self._size = _size(volume)
+        self._sampled = (volume, model, device) if number else None
         self._begin(
             lambda: call(
                 volume,
@@ -171,7 +176,8 @@ class RunController:
         self, volume: Any, model: str, device: str, number: int = 0, maps: int = 0
     ) -> float | None:
         """Return the seconds that such a run may take, by the last one of its kind; or None."""
-        return self._durations.estimate(_kind(model, device, number, maps), _size(volume))
+        kind = self._kind_of(volume, model, device, number, maps)
+        return self._durations.estimate(kind, _size(volume))
 
     def take_back(self) -> None:
         """Put the segments back that the last run has replaced."""
@@ -191,7 +197,7 @@ class RunController:
         """Ask the current run to end, with nothing said about it; forget the last one."""
         self.cancel()
         self._abandoned = self._run is not None
-        self.outcome = self.last = None
+        self.outcome = self.last = self._features = None
 
     def poll(self) -> None:
         """Take note of what has happened since the last call."""
@@ -206,6 +212,11 @@ class RunController:
         """End the run, if there is one, and the worker."""
         self._run = self._waiting = self._devices_job = self.progress = None
         self._logic.cleanup()
+
+    def _kind_of(self, volume: Any, model: str, device: str, number: int, maps: int) -> str:
+        """Return what the time depends on; samples of the same volume again come much sooner."""
+        again = " again" if number and self._features == (volume, model, device) else ""
+        return f"{model} {device} {number} {maps}{again}"
 
     def _begin(self, start: Callable[[], Any], succeed: Callable[[Any], None], stage: str) -> None:
         self.outcome = None
@@ -250,6 +261,7 @@ class RunController:
         self.last = run
         said = self.outcome
         self._durations.note(self._kind, self._size, seconds)
+        self._features = self._sampled
         self.outcome = done_message(
             len(result.card.segments),
             seconds,
@@ -286,10 +298,6 @@ class RunController:
         if self._devices_job.state != "running":
             self.devices = self._devices_job.result
             self._devices_job = None
-
-
-def _kind(model: str, device: str, number: int, maps: int) -> str:
-    return f"{model} {device} {number} {maps}"
 
 
 def _details(result: Any) -> str:
