@@ -30,3 +30,22 @@ class Cancelled(MRFUNetError):  # noqa: N818 - an outcome, not a fault
 
     def __init__(self) -> None:
         super().__init__("The run was cancelled; nothing was changed.")
+
+
+# How torch says so: on a GPU (also `torch.OutOfMemoryError`), and on the CPU of Linux and Windows.
+_MEMORY_WORDS = ("out of memory", "alloc_failed", "can't allocate memory", "not enough memory")
+
+
+def lacks_memory(error: Exception) -> bool:
+    """Return whether an error of Python, NumPy or torch says that memory has run out."""
+    text = str(error).lower()
+    said = isinstance(error, RuntimeError) and any(words in text for words in _MEMORY_WORDS)
+    return said or isinstance(error, MemoryError)
+
+
+def too_little_memory() -> InputError:
+    """Return the error of a volume that this machine has too little memory for."""
+    return InputError(
+        "This machine has too little memory for the volume. Close other programs, or crop the "
+        "volume to the head (in Slicer: Crop Volume module)."
+    )

@@ -16,7 +16,7 @@ from MRFUNetSegmentationLib.checkpoints.load import (
     load_checkpoint,
     save_checkpoint,
 )
-from MRFUNetSegmentationLib.errors import CheckpointError
+from MRFUNetSegmentationLib.errors import CheckpointError, OutputError
 from safetensors.torch import load_file, save_file
 
 
@@ -140,6 +140,14 @@ def test_saving_replaces_in_one_step_and_leaves_nothing_behind(tmp_path, tiny_ca
     save_checkpoint(path, build_network(tiny_card), tiny_card)
     assert [p.name for p in path.parent.iterdir()] == ["model.safetensors"]
     assert path.stat().st_mode & 0o777 == 0o644
+
+
+def test_where_nothing_can_be_saved(tmp_path, tiny_card):
+    (tmp_path / "afile").write_text("mine", encoding="utf-8")
+    path = tmp_path / "afile" / "model.safetensors"
+    with pytest.raises(OutputError, match=r"afile/model.*Choose another folder, or check the perm"):
+        save_checkpoint(path, build_network(tiny_card), tiny_card)
+    assert (tmp_path / "afile").read_text(encoding="utf-8") == "mine"
 
 
 def test_card_of_another_network_is_not_saved(tmp_path, tiny_card):

@@ -11,6 +11,7 @@ import SimpleITK as sitk
 from MRFUNetSegmentationLib.cli import preview as preview_module
 from MRFUNetSegmentationLib.cli.main import main
 from MRFUNetSegmentationLib.cli.preview import preview
+from MRFUNetSegmentationLib.inference.result_files import read_result_folder
 from MRFUNetSegmentationLib.inference.volume import Volume
 from test_inference_engine import head
 from test_inference_volume import write_dicom
@@ -137,6 +138,20 @@ def test_dicom_folder(segment, tmp_path):
     assert segment(source=tmp_path / "wide") == 0
     labels = sitk.ReadImage(str(tmp_path / "out" / "segmentation.nii.gz"))
     assert labels.GetSize() == (125, 150, 17)
+
+
+def test_dicom_folder_of_several_series(segment, tmp_path):
+    """What is read back says which of them it was."""
+    array = np.repeat(np.repeat(head((17, 30, 25)).astype(np.int16), 5, axis=1), 5, axis=2)
+    for series in ("1.2.3.5", "1.2.3.6"):
+        write_dicom(tmp_path / "dicom", array, [8.0 * n for n in range(17)], series)
+    assert segment(source=tmp_path / "dicom") == 1
+    assert segment("--series", "1.2.3.6", source=tmp_path / "dicom") == 0
+    result = read_result_folder(tmp_path / "out")
+    assert (result.source, result.series) == ((tmp_path / "dicom").resolve(), "1.2.3.6")
+    assert segment("--overwrite") == 0
+    report = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
+    assert "series" not in report["input"] and read_result_folder(tmp_path / "out").series is None
 
 
 def test_earlier_results_are_kept_unless_overwritten(segment, tmp_path, capsys):

@@ -142,6 +142,66 @@ def test_results_of_an_earlier_run_do_not_mix(segment, tmp_path, capsys):
     assert {p.name for p in out.iterdir()} == PLAIN | {"notes.txt"}
 
 
+def test_files_of_others_among_the_samples_stay(segment, tmp_path):
+    mine = tmp_path / "out" / "samples" / "blood.csv"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("years of work", encoding="utf-8")
+    assert segment("--samples", 2, "--keep-samples") == 0
+    assert len(list(mine.parent.iterdir())) == 3
+    assert segment("--samples", 2) == 1
+    assert segment("--overwrite") == 0
+    assert list(mine.parent.iterdir()) == [mine]
+    assert mine.read_text(encoding="utf-8") == "years of work"
+
+
+@pytest.mark.parametrize(
+    ("locked", "new"),
+    [("report.json", False), ("sample_002.nii.gz", False), ("volumes.csv", True)],
+    ids=["early", "late", "new"],
+)
+def test_failure_to_replace_puts_the_earlier_results_back(
+    segment, tmp_path, monkeypatch, capsys, locked, new
+):
+    """As on Windows, where a file cannot be moved that a viewer has open."""
+    out, replace = tmp_path / "out", os.replace
+    assert segment("--samples", 2, "--keep-samples", "--uncertainty", "entropy") == 0
+    (out / "notes.txt").write_text("mine", encoding="utf-8")
+    before = content(out)
+
+    def in_use(source, target):
+        if source.name == locked and (source.parent.name == "new") == new:
+            raise PermissionError(13, "The file is being used by another process")
+        replace(source, target)
+
+    monkeypatch.setattr(results.os, "replace", in_use)
+    assert segment("--samples", 3, "--overwrite") == 1
+    printed = capsys.readouterr().err
+    assert "used by another process" in printed and "earlier results were kept" in printed
+    assert content(out) == before
+    assert {p.name for p in out.iterdir() if p.is_dir()} == {"samples"}
+    monkeypatch.undo()
+    assert segment("--samples", 3, "--overwrite") == 0
+    assert not (out / "samples").exists()
+
+
+def test_what_cannot_be_put_back_is_not_deleted(segment, tmp_path, monkeypatch, capsys):
+    out, replace, calls = tmp_path / "out", os.replace, []
+    assert segment() == 0
+    before = sorted(content(out).values())
+
+    def two_only(source, target):
+        calls.append(source)
+        if len(calls) > 2:
+            raise OSError(5, "Input/output error")
+        replace(source, target)
+
+    monkeypatch.setattr(results.os, "replace", two_only)
+    assert segment("--overwrite") == 1
+    (old,) = out.glob(".partial-*/old")
+    assert f"could not be put back and are in {old}" in capsys.readouterr().err
+    assert sorted(content(out).values()) == before
+
+
 def test_maps_of_an_mrf_unets_posterior(segment, tiny_checkpoint, tmp_path, capsys):
     assert segment("--uncertainty", "entropy,variance", model=tiny_checkpoint) == 0
     report = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
@@ -149,6 +209,10 @@ def test_maps_of_an_mrf_unets_posterior(segment, tiny_checkpoint, tmp_path, caps
         values = read(tmp_path / "out" / entry["file"])
         assert values.dtype == np.float32 and 0 < values.max() <= entry["maximum"], name
     assert set(report["maps"]) == {"entropy", "variance"}
+    result = read_result_folder(tmp_path / "out")
+    assert result.samples is None and list(result.maps) == list(report["maps"])
+    for name, values in result.maps.items():
+        np.testing.assert_array_equal(values, read(tmp_path / "out" / f"uncertainty_{name}.nii.gz"))
     assert segment("--uncertainty", "agreement", "--overwrite", model=tiny_checkpoint) == 1
     assert "entropy and variance only" in capsys.readouterr().err
 
@@ -251,8 +315,10 @@ def test_killed_between_two_samples(scan, model, tmp_path, number, kept):
 def test_result_folder_is_read_back(segment, scan, tmp_path):
     out = tmp_path / "out"
     assert segment("--samples", 3, "--keep-samples", "--uncertainty", "entropy") == 0
-    source, card, result = read_result_folder(out)
-    assert source == scan.resolve() and card.name == "tiny" == result.model
+    written = read_result_folder(out)
+    result = written.samples
+    assert written.source == scan.resolve() and written.card.name == "tiny" == result.model
+    assert written.labels is result.consensus and not written.maps
     assert (result.number, result.seed, list(result.maps)) == (3, 0, ["entropy"])
     np.testing.assert_array_equal(result.labels(2), read(out / "samples" / "sample_003.nii.gz"))
     np.testing.assert_array_equal(result.consensus, read(out / "segmentation.nii.gz"))
@@ -266,8 +332,12 @@ def test_result_folder_is_read_back(segment, scan, tmp_path):
 
 def test_result_folder_without_samples(segment, tmp_path):
     assert segment() == 0
-    _, card, result = read_result_folder(tmp_path / "out")
-    assert card.name == "tiny" and result is None
+    result = read_result_folder(tmp_path / "out")
+    assert result.card.name == "tiny" and result.samples is None and not result.maps
+    np.testing.assert_array_equal(result.labels, read(tmp_path / "out" / "segmentation.nii.gz"))
+    (tmp_path / "out" / "segmentation.nii.gz").unlink()
+    with pytest.raises(InputError, match=r"(?s)cannot be read.*Segment the scan again"):
+        read_result_folder(tmp_path / "out")
 
 
 def test_view_without_slicer_or_results(segment, tmp_path, monkeypatch, capsys):

@@ -207,13 +207,13 @@ def test_sliders_show_slices_then_the_volume(explorer, volume_node, model, done)
     elsewhere[k], elsewhere[:, j], elsewhere[:, :, i] = 0, 0, 0
     assert not elsewhere.any() and whole.any()
 
-    explorer.reset()
+    explorer.release([0.0] * explorer.sliders)
     follow(explorer)
     assert explorer.positions == [0.0] * explorer.sliders
     mean = Segmenter(load_checkpoint(model), "cpu").segment(read_volume(volume_node)).labels
-    reset = read_labels(explorer.preview.node, volume_node)
-    np.testing.assert_array_equal(reset, mean)
-    assert (reset != whole).any()
+    found = read_labels(explorer.preview.node, volume_node)
+    np.testing.assert_array_equal(found, mean)
+    assert (found != whole).any()
 
 
 def test_positions_that_were_overtaken_are_left_out(explorer, volume_node, monkeypatch, worker):
@@ -244,6 +244,17 @@ def test_exploring_after_the_worker_has_ended(explorer, worker):
     explorer.move([1.0] * explorer.sliders)
     follow(explorer)
     assert explorer.error is not None and explorer.preview.node is None
+
+
+def test_closing_after_the_worker_has_ended_removes_the_preview(explorer, worker, scene):
+    explorer.release([1.0] * explorer.sliders)
+    follow(explorer)
+    node = explorer.preview.node
+    explorer.move([2.0] * explorer.sliders)
+    assert explorer.busy and scene.IsNodePresent(node)
+    worker.close()
+    explorer.close()
+    assert not scene.IsNodePresent(node)
 
 
 def test_exploring_a_volume_that_was_removed(explorer, scene, volume_node):

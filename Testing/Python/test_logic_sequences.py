@@ -143,6 +143,28 @@ def test_result_is_dropped_when_nodes_go(scene, start, sequence, gone):
     assert "run" in str(run.error)
 
 
+def edit_voxel(volume_node) -> None:
+    voxels(volume_node.GetImageData())[1, 2, 3] += 1
+
+
+def move(volume_node) -> None:
+    volume_node.SetOrigin(1.0, 2.0, 3.0)
+
+
+@pytest.mark.parametrize("change", [edit_voxel, move])
+def test_result_is_dropped_when_a_volume_that_is_done_changes(scene, start, sequence, change):
+    run = start()
+    while run._place < 2 and run.state == "running":
+        run.poll()
+    change(sequence.GetNthDataNode(1))
+    before = state_of(scene)
+    poll_to_the_end(run)
+    assert run.state == "failed" and run.outputNode is None
+    assert isinstance(run.error, InputError)
+    assert str(run.error).startswith("Volume 2 of 3: The volume Scans 2 was changed during the run")
+    assert state_of(scene) == before
+
+
 def test_what_cannot_be_is_refused_at_once(scene, logic, sequence, tiny_checkpoint):
     with pytest.raises(InputError, match="Maps of uncertainty"):
         logic.segment(sequence, tiny_checkpoint, maps=["entropy"])

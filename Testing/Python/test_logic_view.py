@@ -12,8 +12,13 @@ from MRFUNetSegmentationLib.cli.main import main
 from MRFUNetSegmentationLib.inference.result_files import read_result_folder
 from MRFUNetSegmentationLib.logic.view import show_result_folder
 from MRFUNetSegmentationLib.mrml.export import read_labels
+from MRFUNetSegmentationLib.mrml.overlays import legend_of
+from MRFUNetSegmentationLib.mrml.posterior import map_volumes
 from MRFUNetSegmentationLib.mrml.samples import SampleSet
+from MRFUNetSegmentationLib.mrml.segmentations import read_provenance
 from sampling_tools import read, write_model, write_scan
+from test_inference_engine import head
+from test_inference_volume import write_dicom
 
 
 @pytest.fixture(scope="module")
@@ -53,15 +58,53 @@ def test_nodes_are_the_files(scan, model, tmp_path, sequences, kept):
     assert (-found[0], -found[1], found[2]) == pytest.approx(place, abs=1e-3)
 
     segmentations = slicer.util.getNodesByClass("vtkMRMLSegmentationNode")
-    _, card, result = read_result_folder(out)
+    written = read_result_folder(out)
+    result, classes = written.samples, written.card.classes
     consensus = read(out / "segmentation.nii.gz")[::-1]
-    assert any(np.array_equal(read_labels(s, node, card.classes), consensus) for s in segmentations)
+    (shown,) = (s for s in segmentations if "Sample" not in read_provenance(s))
+    np.testing.assert_array_equal(read_labels(shown, node, classes), consensus)
+    assert read_provenance(shown)["SHA256"] == written.sha256
     browsers = slicer.util.getNodesByClass("vtkMRMLSequenceBrowserNode")
     assert len(browsers) == (1 if kept else 0)
     if kept:
         samples = SampleSet(browsers[0])
         samples.show(3)
-        found = read_labels(samples.shown, node, card.classes)
+        found = read_labels(samples.shown, node, classes)
         np.testing.assert_array_equal(found, result.labels(2)[::-1])
         overlay = slicer.util.arrayFromVolume(samples.overlays["mutual_information"])
         np.testing.assert_array_equal(overlay, result.maps["mutual_information"][::-1])
+
+
+def test_maps_of_an_mrf_unet_are_overlays(scan, tiny_checkpoint, tmp_path, sequences):
+    out, names = tmp_path / "out", ["entropy", "variance"]
+    assert main(["segment", str(scan), "-o", str(out), "--model", str(tiny_checkpoint), "--device",
+                 "cpu", "--uncertainty", ",".join(names)]) == 0  # fmt: skip
+    composite = sequences.AddNewNodeByClass("vtkMRMLSliceCompositeNode", "Red")
+    node = show_result_folder(out)
+    (segmentation,) = slicer.util.getNodesByClass("vtkMRMLSegmentationNode")
+    written = read_result_folder(out)
+    labels = read_labels(segmentation, node, written.card.classes)
+    np.testing.assert_array_equal(labels, read(out / "segmentation.nii.gz")[::-1])
+    provenance = read_provenance(segmentation)
+    assert (provenance["Model"], provenance["SHA256"]) == ("tiny", written.sha256)
+    assert (provenance["Device"], provenance["Version"]) == (written.device, written.version)
+    overlays = map_volumes(segmentation)
+    for overlay, name in zip(overlays, names, strict=True):
+        expected = read(out / f"uncertainty_{name}.nii.gz")[::-1]
+        np.testing.assert_array_equal(slicer.util.arrayFromVolume(overlay), expected)
+        assert legend_of(overlay).GetVisibility() and read_provenance(overlay)["Map"] == name
+    assert composite.GetForegroundVolumeID() == overlays[0].GetID()
+    assert composite.GetBackgroundVolumeID() == node.GetID()
+
+
+def test_series_that_was_chosen_is_shown(tiny_checkpoint, tmp_path, sequences):
+    array = np.repeat(np.repeat(head((17, 30, 25)).astype(np.int16), 5, axis=1), 5, axis=2)
+    positions = [8.0 * n for n in range(17)]
+    write_dicom(tmp_path / "dicom", array, positions, "1.2.3.5")
+    write_dicom(tmp_path / "dicom", array[:, ::-1], positions, "1.2.3.6")
+    for series, expected in (("1.2.3.5", array), ("1.2.3.6", array[:, ::-1])):
+        out = tmp_path / series
+        assert main(["segment", str(tmp_path / "dicom"), "-o", str(out), "--model",
+                     str(tiny_checkpoint), "--series", series]) == 0  # fmt: skip
+        found = slicer.util.arrayFromVolume(show_result_folder(out))
+        np.testing.assert_array_equal(found, expected)

@@ -242,6 +242,24 @@ volume.Volume.__post_init__ = fail
     assert not worker._process.alive
 
 
+def test_too_little_memory_is_said_and_the_process_lives_on(tiny_checkpoint, tmp_path):
+    scarce = """
+from MRFUNetSegmentationLib.inference import volume
+whole = volume.Volume.__post_init__
+def fail_once(self):
+    volume.Volume.__post_init__ = whole
+    raise MemoryError("Unable to allocate 9 TiB")
+volume.Volume.__post_init__ = fail_once
+"""
+    worker = Worker(environment=environment_with(tmp_path, sitecustomize=scarce))
+    with pytest.raises(InputError, match=r"too little memory for the volume.*Crop Volume"):
+        worker.submit(small_volume(), tiny_checkpoint).wait(60)
+    pid = pid_of(worker)
+    assert worker.submit(small_volume(), tiny_checkpoint).wait(60).labels.any()
+    assert pid_of(worker) == pid
+    worker.close()
+
+
 # --- Cancel -----------------------------------------------------------------------------------
 
 
@@ -430,6 +448,7 @@ def test_close_ends_process_run_and_folder(worker, temporary, tiny_checkpoint):
     worker.close()
     assert not any(temporary.iterdir())
     assert wait_until(lambda: not is_running(pid))
+    job.cancel()  # has nobody to tell
     with pytest.raises(Cancelled):
         job.wait(10)
     worker.close()  # once more does no harm

@@ -1,13 +1,16 @@
-"""The worker's parts that need no process: messages and the private folder."""
+"""The worker's parts that need no process: messages, the private folder, answers to requests."""
 
 import os
 import tempfile
 
 import numpy as np
 import pytest
+import torch
 from MRFUNetSegmentationLib import errors
 from MRFUNetSegmentationLib.inference.volume import Geometry
 from MRFUNetSegmentationLib.worker import folder, protocol
+from MRFUNetSegmentationLib.worker.server import Server
+from test_checkpoints_convert import card, random_seg_mrf_net, saved
 
 
 def test_messages_survive_the_way():
@@ -84,3 +87,42 @@ def test_only_what_belongs_to_the_worker_is_deleted(temporary):
     folder.remove(stale)
     assert [p.name for p in stale.iterdir()] == ["thesis.docx"]
     folder.remove(temporary / "does not exist")
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (MemoryError(), errors.InputError),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB."), errors.InputError),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED"), errors.InputError),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tr"), errors.InputError),
+        (RuntimeError("DefaultCPUAllocator: not enough memory: you tried"), errors.InputError),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), errors.WorkerError),
+        (ValueError("out of memory of where it was"), errors.WorkerError),
+    ],
+    ids=str,
+)
+def test_too_little_memory_is_told_from_defects(tmp_path, monkeypatch, error, kind):
+    def fail(request):
+        raise error
+
+    server = Server(tmp_path, lambda event: None)
+    monkeypatch.setattr(server, "_devices", fail)
+    answer = server._answer(protocol.Devices(1)).error()
+    assert type(answer) is kind
+    assert ("Close other programs, or crop the volume" in str(answer)) == (
+        kind is errors.InputError
+    )
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
+def test_cancelled_conversion_writes_nothing(tmp_path, cancelled):
+    server, target = Server(tmp_path, lambda event: None), tmp_path / "out.safetensors"
+    checkpoint = saved(tmp_path, random_seg_mrf_net())
+    if cancelled:
+        server.accept(protocol.Cancel(1))
+    answer = server._answer(protocol.Convert(1, str(checkpoint), card(3), str(target)))
+    assert isinstance(answer, protocol.Failed if cancelled else protocol.Done)
+    assert target.exists() is not cancelled
+    if cancelled:
+        assert isinstance(answer.error(), errors.Cancelled)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,8 +79,12 @@ def save_checkpoint(path: Path, network: nn.Module, card: ModelCard) -> None:
         partial.chmod(0o644)  # safetensors makes files that only their owner can read
         os.replace(partial, path)
     except (OSError, SafetensorError) as error:
-        partial.unlink(missing_ok=True)
-        raise OutputError(f"{path}: cannot be written ({error}).") from error
+        with suppress(OSError):  # it may never have come to be
+            partial.unlink()
+        raise OutputError(
+            f"{path}: cannot be written ({error}). Choose another folder, or check the permissions "
+            "and the free space."
+        ) from error
 
 
 def _mismatch(network: nn.Module, card: ModelCard) -> str | None:

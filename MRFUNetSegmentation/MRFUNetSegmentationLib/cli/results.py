@@ -9,7 +9,7 @@ import platform
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ from ..inference.result_files import (
     LABEL_MAP,
     PREVIEW,
     REPORT,
+    SAMPLE_FILES,
     SAMPLES,
     SEGMENTATION,
     VOLUMES,
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from ..inference.engine import Segmentation
 
 # What a run may write, as patterns.
-_OURS = (LABEL_MAP, SEGMENTATION, REPORT, PREVIEW, VOLUMES, SAMPLES, map_file("*"))
+_OURS = (LABEL_MAP, SEGMENTATION, REPORT, PREVIEW, VOLUMES, map_file("*"), *SAMPLE_FILES)
 # Samples in the picture.
 _PICTURED = 6
 _MEANING = (
@@ -62,7 +63,7 @@ class ResultFolder:
         self.path = path
         if path.exists() and not path.is_dir():
             raise OutputError(f"{path}: there is a file of this name. Choose another folder.")
-        there = [file.name for file in self._earlier()]
+        there = sorted({file.relative_to(path).parts[0] for file in self._earlier()})
         if there and not overwrite:
             raise OutputError(
                 f"{path}: the folder already holds {', '.join(there)}. "
@@ -81,7 +82,7 @@ class ResultFolder:
         Raises:
             OutputError: in the place of an OSError.
         """
-        partial = None
+        old = None
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=self.path))
@@ -89,28 +90,39 @@ class ResultFolder:
             new.mkdir()
             old.mkdir()
             yield new
-            for file in self._earlier():
-                os.replace(file, old / file.name)
-            for file in new.iterdir():
-                os.replace(file, self.path / file.name)
+            self._replace_earlier(new, old)
+            shutil.rmtree(old, ignore_errors=True)
         except OSError as error:
+            lost = old is not None and old.is_dir() and any(old.iterdir())
+            fate = f"could not be put back and are in {old}" if lost else "were kept"
             raise OutputError(
-                f"{self.path}: the results cannot be written ({error}). "
-                "Check the free space and the permissions; earlier results were kept."
+                f"{self.path}: the results cannot be written ({error}). Check the free space and "
+                "the permissions, and close programs that show results of this folder; earlier "
+                f"results {fate}."
             ) from error
         finally:
-            if partial:
-                shutil.rmtree(partial, ignore_errors=True)
+            if old:
+                shutil.rmtree(old.with_name("new"), ignore_errors=True)
+                _remove_if_empty(old)
+                _remove_if_empty(old.parent)
 
-    def write(self, source: Path, volume: Volume, segmentation: Segmentation) -> None:
+    def write(
+        self, source: Path, series: str | None, volume: Volume, segmentation: Segmentation
+    ) -> None:
         """Write the label map, the segmentation, the report, the picture and the maps.
+
+        Args:
+            source: the segmented file or folder of DICOM files.
+            series: UID of the DICOM series that was chosen, if one was.
+            volume: its content.
+            segmentation: of it.
 
         Raises:
             OutputError: if that fails.
         """
         with self.writing() as folder:
             _write_labels(folder, segmentation.labels, volume, segmentation.card.segments)
-            report = _report(source, volume, segmentation, segmentation.volumes_ml())
+            report = _report(source, series, volume, segmentation, segmentation.volumes_ml())
             if segmentation.maps:
                 report["maps"] = _write_maps(
                     folder, segmentation.maps, volume, len(segmentation.card.classes)
@@ -119,12 +131,34 @@ class ResultFolder:
             _write_picture(folder, volume, segmentation.labels, segmentation.card.segments)
 
     def _earlier(self) -> list[Path]:
-        return sorted(file for pattern in _OURS for file in self.path.glob(pattern))
+        """Return the files of an earlier run; whatever else there is belongs to the user."""
+        found = (file for pattern in _OURS for file in self.path.glob(pattern))
+        return sorted(file for file in found if file.is_file())
+
+    def _replace_earlier(self, new: Path, old: Path) -> None:
+        """Move earlier results away and new ones into their place; if that fails, take it back."""
+        earlier = self._earlier()
+        moves = [(file, old / file.name) for file in earlier]
+        moves += [(f, self.path / f.relative_to(new)) for f in new.rglob("*") if f.is_file()]
+        done: list[tuple[Path, Path]] = []
+        try:
+            for source, target in moves:
+                target.parent.mkdir(exist_ok=True)
+                os.replace(source, target)
+                done.append((source, target))
+        except BaseException:  # Ctrl-C as well
+            for source, target in reversed(done):
+                with suppress(OSError):
+                    os.replace(target, source)
+            raise
+        finally:
+            _remove_if_empty(self.path / SAMPLES)
 
 
 def write_samples(
     folder: Path,
     source: Path,
+    series: str | None,
     volume: Volume,
     result: SampledResult,
     maps: Sequence[str],
@@ -135,7 +169,8 @@ def write_samples(
 
     Args:
         folder: to write to, one that `ResultFolder.writing` gives.
-        source: the segmented file.
+        source: the segmented file or folder of DICOM files.
+        series: UID of the DICOM series that was chosen, if one was.
         volume: its content.
         result: the samples.
         maps: names of the maps that are wanted.
@@ -154,7 +189,7 @@ def write_samples(
             write_label_map(folder / sample_file(n), result.labels(n), volume.geometry)
     _write_volumes(folder / VOLUMES, result)
     volumes = {s["value"]: s["consensus_ml"] for s in result.structures}
-    report = _report(source, volume, result, volumes)
+    report = _report(source, series, volume, result, volumes)
     report["samples"] = {
         "number": result.number,
         "seed": result.seed,
@@ -173,6 +208,11 @@ def write_samples(
     _write_picture(
         folder, volume, result.consensus, card.segments, disagreement / maximum, pictured
     )
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def _write_labels(folder: Path, labels: np.ndarray, volume: Volume, segments) -> None:
@@ -227,6 +267,7 @@ def _write_picture(folder: Path, volume: Volume, labels: np.ndarray, segments, *
 
 def _report(
     source: Path,
+    series: str | None,
     volume: Volume,
     result: Segmentation | SampledResult,
     volumes: dict[int, float],
@@ -237,6 +278,7 @@ def _report(
     return {
         "input": {
             "path": str(source.resolve()),
+            **({"series": series} if series else {}),
             "size": list(volume.geometry.size),
             "spacing_mm": list(volume.geometry.spacing),
         },

@@ -162,7 +162,7 @@ def _segment(
 ) -> None:
     with ProgressBar() as bar:
         segmentation = segmenter.segment(volume, bar.show, maps=options.uncertainty)
-    folder.write(options.input, volume, segmentation)
+    folder.write(options.input, options.series, volume, segmentation)
     volumes = segmentation.volumes_ml()
     for c in segmentation.card.segments:
         print(f"{c.name:30} {volumes[c.value]:9.1f} ml")
@@ -197,6 +197,7 @@ def _sample(
         write_samples(
             partial,
             options.input,
+            options.series,
             volume,
             result,
             _names(options.uncertainty, result),

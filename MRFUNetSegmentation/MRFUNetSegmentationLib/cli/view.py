@@ -31,7 +31,7 @@ def add_parser(commands) -> argparse.ArgumentParser:
 def run(options: argparse.Namespace) -> int:
     """Start Slicer and wait for its end; return its exit code."""
     folder = options.folder.resolve()
-    source, *_ = read_result_folder(folder)
+    source = read_result_folder(folder).source
     if not source.exists():
         raise InputError(
             f"{source}: the scan that was segmented is not there any more, so there is nothing to "

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..checkpoints.card import ModelCard
 from ..checkpoints.load import Checkpoint
-from ..errors import InputError
+from ..errors import InputError, lacks_memory, too_little_memory
 from ..networks import MRFUNet, ProbabilisticUNet
 from ..uncertainty.statistics import MostProbable, entropy, label_variance
 from .batches import Slices, WholeVolume, slice_axis
@@ -278,8 +278,8 @@ class Segmenter:
             try:
                 with run.checking():
                     return compute(self.predictor)
-            except (torch.OutOfMemoryError, RuntimeError) as error:
-                if not _out_of_memory(error):
+            except (MemoryError, RuntimeError) as error:
+                if not lacks_memory(error):
                     raise
                 self._step_down(voxels, run)
 
@@ -422,10 +422,7 @@ class Segmenter:
             run.warn(f"Out of memory on {self.device}: going on with the CPU, which is slower.")
             self._move_to(torch.device("cpu"), self._wanted[1])
         else:
-            raise InputError(
-                "This machine has too little memory for the volume. Close other programs, or crop "
-                "the volume to the head (in Slicer: Crop Volume module)."
-            )
+            raise too_little_memory()
 
     def _back(
         self, posterior: Tensor, to_volume: ToVolume, maps: Collection[str], run: Run
@@ -450,13 +447,3 @@ def _check_size(grid: ModelGrid) -> None:
             f"{_SMALLEST_SIDE} are needed along every axis. "
             "Check the voxel spacing, or choose a complete 3D volume."
         )
-
-
-def _out_of_memory(error: Exception) -> bool:
-    text = str(error).lower()
-    return (
-        isinstance(error, torch.OutOfMemoryError)
-        or "out of memory" in text
-        or ("can't allocate memory" in text or "not enough memory" in text)
-        or "alloc_failed" in text  # of cuBLAS and cuDNN
-    )

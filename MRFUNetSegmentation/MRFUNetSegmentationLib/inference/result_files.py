@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,36 @@ LABEL_MAP, SEGMENTATION, REPORT, PREVIEW, VOLUMES, SAMPLES = (
     "volumes.csv",
     "samples",
 )
+# Patterns of what is in the folder of samples.
+SAMPLE_FILES = (f"{SAMPLES}/sample_*.nii.gz", f"{SAMPLES}/probabilities_*.nii.gz")
+
+
+@dataclass(frozen=True)
+class WrittenResult:
+    """What a folder of results holds; all arrays are [k, j, i] on the scan's own grid.
+
+    Attributes:
+        source: path of the scan, a file or a folder of DICOM files.
+        series: UID of the DICOM series that was chosen; None if none had to be.
+        card: the model's.
+        sha256: of the checkpoint file.
+        device: where it was computed, for users.
+        version: of the program that has written it.
+        labels: uint8, class k has value k; with samples, their consensus.
+        maps: float32 by name, of the probabilities of one segmentation; none with samples.
+        samples: the result with those maps and samples that were written; None if no samples were
+            drawn.
+    """
+
+    source: Path
+    series: str | None
+    card: ModelCard
+    sha256: str
+    device: str
+    version: str
+    labels: np.ndarray
+    maps: dict[str, np.ndarray]
+    samples: SampledResult | None
 
 
 def map_file(name: str) -> str:
@@ -39,15 +70,11 @@ def probabilities_file(sample: int) -> str:
     return f"{SAMPLES}/probabilities_{sample + 1:03}.nii.gz"
 
 
-def read_result_folder(folder: Path) -> tuple[Path, ModelCard, SampledResult | None]:
+def read_result_folder(folder: Path) -> WrittenResult:
     """Read what `mrfunet segment` has written.
 
     Args:
         folder: its output.
-
-    Returns:
-        The path of the segmented file, the model's card, and the result with those maps and samples
-        that were written; None instead if no samples were drawn.
 
     Raises:
         InputError: if the folder holds no such result, or a file of it is missing or damaged.
@@ -60,8 +87,18 @@ def read_result_folder(folder: Path) -> tuple[Path, ModelCard, SampledResult | N
     try:
         report = json.loads(report_file.read_text(encoding="utf-8"))
         card = ModelCard.from_dict(report["model"]["card"], str(report_file))
-        result = _sampled(folder, report, card) if "samples" in report else None
-        return Path(report["input"]["path"]), card, result
+        samples = _sampled(folder, report, card) if "samples" in report else None
+        return WrittenResult(
+            source=Path(report["input"]["path"]),
+            series=report["input"].get("series"),
+            card=card,
+            sha256=report["model"]["sha256"],
+            device=report["device"],
+            version=report["versions"]["mrfunet"],
+            labels=samples.consensus if samples else read_array(folder / LABEL_MAP),
+            maps=_read_maps(folder, report.get("maps", {})),
+            samples=samples,
+        )
     except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{folder}: the result cannot be read ({type(error).__name__}: {error}). Segment the "
@@ -72,6 +109,11 @@ def read_result_folder(folder: Path) -> tuple[Path, ModelCard, SampledResult | N
 def read_array(file: Path) -> np.ndarray:
     """Return the values [k, j, i] of a label map or a map; RuntimeError if that fails."""
     return sitk.GetArrayFromImage(sitk.ReadImage(str(file)))
+
+
+def _read_maps(folder: Path, entries: dict[str, dict[str, Any]]) -> dict[str, np.ndarray]:
+    """Return the maps that a report lists, by name."""
+    return {name: read_array(folder / entry["file"]) for name, entry in entries.items()}
 
 
 def _sampled(folder: Path, report: dict[str, Any], card: ModelCard) -> SampledResult:
@@ -87,7 +129,7 @@ def _sampled(folder: Path, report: dict[str, Any], card: ModelCard) -> SampledRe
         geometry=Geometry.from_image(consensus),
         consensus=sitk.GetArrayFromImage(consensus),
         consensus_method=samples["consensus"],
-        maps={name: read_array(folder / entry["file"]) for name, entry in samples["maps"].items()},
+        maps=_read_maps(folder, samples["maps"]),
         structures=samples["structures"],
         per_sample=[
             entry | {"volumes_ml": {int(k): ml for k, ml in entry["volumes_ml"].items()}}

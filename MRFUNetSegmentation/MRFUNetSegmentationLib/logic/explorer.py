@@ -81,10 +81,6 @@ class LatentExplorer:
         """Note that a slider was let go; `poll` will show the whole volume."""
         self._go(positions, whole=True)
 
-    def reset(self) -> None:
-        """Note that all sliders are at the prior's mean again, and let go."""
-        self._go([0.0] * self.sliders, whole=True)
-
     def poll(self) -> None:
         """Take note of what has happened since the last call, without waiting."""
         if self._job is not None:

@@ -15,6 +15,7 @@ import numpy as np
 
 from .. import __version__
 from ..errors import Cancelled, InputError, MRFUNetError, OutputError
+from ..inference.result_files import WrittenResult
 from ..inference.sampled import SampledResult
 from ..inference.volume import Volume
 from ..mrml.geometry import ijk_to_ras
@@ -126,7 +127,11 @@ def lost_node(scene, nodes: Mapping[str, Any]) -> MRFUNetError | None:
 
 
 class VolumeRun(Run):
-    """A run of one volume."""
+    """A run of one volume.
+
+    Attributes:
+        content: of the volume when the run started.
+    """
 
     def __init__(
         self,
@@ -159,7 +164,7 @@ class VolumeRun(Run):
             )
         if error := self._lost_node():
             raise error
-        self._content = _Content.of(volume_node)
+        self.content = Content.of(volume_node)
         self._dropped: MRFUNetError | None = None
         self._job = submit(volume)
         self._job.on_progress = self._report
@@ -188,16 +193,12 @@ class VolumeRun(Run):
         return lost_node(self._scene, nodes)
 
     def _store(self) -> None:
-        if _Content.of(self._volume_node) != self._content:
-            raise InputError(
-                f"The volume {self._volume_node.GetName()} was changed during the run, so the "
-                "result was dropped. Run it again."
-            )
+        self.content.check(self._volume_node)
         self.outputNode = self._write(self._job.result)
         self.result = self._job.result
 
 
-def provenance_of(result: JobResult) -> dict[str, str]:
+def provenance_of(result: JobResult | WrittenResult) -> dict[str, str]:
     """Return what is stored with a segmentation of how it came about."""
     return {
         MODEL: result.card.name,
@@ -288,7 +289,7 @@ class SamplingRun(VolumeRun):
 
 
 @dataclass(frozen=True)
-class _Content:
+class Content:
     """What of a volume node must be the same before and after a run.
 
     Its parent transform is not part of it: the result goes wherever the volume goes.
@@ -299,7 +300,24 @@ class _Content:
     checksum: int
 
     @classmethod
-    def of(cls, volume_node) -> _Content:
+    def of(cls, volume_node) -> Content:
+        """Look at a volume node.
+
+        Raises:
+            InputError: if it is none that can be segmented.
+        """
         check_volume_node(volume_node)
         array = voxels(volume_node.GetImageData())
         return cls(ijk_to_ras(volume_node).tobytes(), array.shape, zlib.crc32(array))
+
+    def check(self, volume_node) -> None:
+        """Check that a volume node still is what it was.
+
+        Raises:
+            InputError: if it is not.
+        """
+        if Content.of(volume_node) != self:
+            raise InputError(
+                f"The volume {volume_node.GetName()} was changed during the run, so the result was "
+                "dropped. Run it again."
+            )

@@ -12,7 +12,7 @@ from ..errors import Cancelled, InputError, MRFUNetError
 from ..inference.volume import Volume
 from ..mrml.sequences import SegmentationSequence, VolumeSequence
 from ..worker.client import Job, JobResult
-from .run import Run, VolumeRun, error_of, lost_node, provenance_of
+from .run import Content, Run, VolumeRun, error_of, lost_node, provenance_of
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,7 @@ class SequenceRun(Run):
         if output_node is not None:
             self._volumes.check_output(output_node)
         self._items = self._volumes.items
+        self._contents: list[Content] = []
         self._dropped: MRFUNetError | None = None
         self._cancelled = False
         self._segmentations: SegmentationSequence | None = None
@@ -110,7 +111,7 @@ class SequenceRun(Run):
         if self._item.state == "running":
             return
         if self._dropped or self._item.error:
-            self._end(self._dropped or self._named(self._item.error))
+            self._end(self._dropped or self._named(self._item.error, self._place))
             return
         self._place += 1
         if self._place == len(self._items):
@@ -129,7 +130,7 @@ class SequenceRun(Run):
         try:
             self._start_item()
         except MRFUNetError as error:
-            self._end(self._named(error))
+            self._end(self._named(error, self._place))
 
     def _start_item(self) -> None:
         self._item = _ItemRun(
@@ -148,9 +149,16 @@ class SequenceRun(Run):
             )
             self._summary = SequenceResult(result.card, result.sha256, result.device)
         self._segmentations.add(result.labels)
+        self._contents.append(self._item.content)
         self._summary = self._summary.and_of(result)
 
     def _store(self) -> None:
+        # Each was looked at when its own run ended, but it could still be edited after that.
+        for place, (node, content) in enumerate(zip(self._items, self._contents, strict=True)):
+            try:
+                content.check(node)
+            except InputError as error:
+                raise self._named(error, place) from error
         with ExitStack() as undo:
             self.outputNode = self._segmentations.put(self._given_node, undo)
             take_back = undo.pop_all()
@@ -158,17 +166,17 @@ class SequenceRun(Run):
         self.result = self._summary
 
     def _report_item(self, stage: str, fraction: float) -> None:
-        self._report(f"{self._caption}: {stage}", (self._place + fraction) / len(self._items))
+        caption = self._caption(self._place)
+        self._report(f"{caption}: {stage}", (self._place + fraction) / len(self._items))
 
-    @property
-    def _caption(self) -> str:
-        return f"Volume {self._place + 1} of {len(self._items)}"
+    def _caption(self, place: int) -> str:
+        return f"Volume {place + 1} of {len(self._items)}"
 
-    def _named(self, error: MRFUNetError) -> MRFUNetError:
-        """Return an error that says at which volume it happened."""
+    def _named(self, error: MRFUNetError, place: int) -> MRFUNetError:
+        """Return an error that says at which volume, 0 .. N - 1, it happened."""
         if isinstance(error, Cancelled):
             return error
-        return type(error)(f"{self._caption}: {error}")
+        return type(error)(f"{self._caption(place)}: {error}")
 
     def _lost_node(self) -> MRFUNetError | None:
         nodes = {

@@ -10,12 +10,14 @@ import slicer
 import vtk
 
 from ..inference.image_files import read_volume_file
-from ..inference.result_files import LABEL_MAP, read_array, read_result_folder
+from ..inference.result_files import WrittenResult, read_result_folder
 from ..inference.sampled import MUTUAL_INFORMATION, SampledResult, compress
 from ..inference.volume import Geometry
-from ..mrml.overlays import add_overlay, show_overlay
+from ..mrml.overlays import MAP, add_overlay, show_overlay
+from ..mrml.posterior import map_volumes, write_with_maps
 from ..mrml.samples import write_samples
 from ..mrml.segmentations import write_segmentation
+from .run import provenance_of
 
 
 def show_result_folder(folder: str | Path):
@@ -27,22 +29,15 @@ def show_result_folder(folder: str | Path):
     Raises:
         InputError: if the results or the scan cannot be read.
     """
-    folder = Path(folder)
-    source, card, result = read_result_folder(folder)
-    volume = read_volume_file(source, replace_non_finite=True)
+    result = read_result_folder(Path(folder))
+    volume = read_volume_file(result.source, result.series, replace_non_finite=True)
     matrix, mirror = _right_handed(volume.geometry)
-    node = slicer.util.addVolumeFromArray(_mirrored(volume.array, mirror), name=source.name)
+    node = slicer.util.addVolumeFromArray(_mirrored(volume.array, mirror), name=result.source.name)
     ijk_to_ras = vtk.vtkMatrix4x4()
     ijk_to_ras.DeepCopy(matrix.ravel())
     node.SetIJKToRASMatrix(ijk_to_ras)
     _show_in_slices(node)
-    if result is None:
-        labels = read_array(folder / LABEL_MAP)
-        write_segmentation(_mirrored(labels, mirror), card.classes, node)
-        return node
-    if mirror:
-        result = _mirrored_result(result)
-    overlays = _write(result, node)
+    overlays = _write(_mirrored_result(result) if mirror else result, node)
     if overlays:
         first = next(iter(overlays.values()))
         show_overlay(node.GetScene(), overlays.get(MUTUAL_INFORMATION, first))
@@ -56,17 +51,24 @@ def _show_in_slices(node) -> None:
         slicer.util.resetSliceViews()
 
 
-def _write(result: SampledResult, node) -> dict:
+def _write(result: WrittenResult, node) -> dict:
     """Write a result into the scene; return the overlays by the name of their map."""
-    if result.compressed:
-        return write_samples(result, node, overlays=list(result.maps)).overlays
+    samples, classes = result.samples, result.card.classes
+    if samples and samples.compressed:
+        return write_samples(samples, node, overlays=list(samples.maps)).overlays
+    provenance = provenance_of(result) | {"Version": result.version}
+    if samples is None:
+        segmentation = write_with_maps(
+            result.labels, result.maps, classes, node, provenance=provenance
+        )
+        return {overlay.GetAttribute(MAP): overlay for overlay in map_volumes(segmentation)}
     # The samples were not kept: there is nothing to step through.
-    write_segmentation(result.consensus, result.card.classes, node)
+    write_segmentation(result.labels, classes, node, provenance=provenance)
     return {
         name: add_overlay(
-            node.GetScene(), name, values, result.maximum[name], result.title(name), node
+            node.GetScene(), name, values, samples.maximum[name], samples.title(name), node
         )
-        for name, values in result.maps.items()
+        for name, values in samples.maps.items()
     }
 
 
@@ -89,10 +91,23 @@ def _mirrored(array: np.ndarray, mirror: bool) -> np.ndarray:
     return np.ascontiguousarray(array[::-1]) if mirror else array
 
 
-def _mirrored_result(result: SampledResult) -> SampledResult:
+def _mirrored_maps(maps: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {name: _mirrored(values, True) for name, values in maps.items()}
+
+
+def _mirrored_samples(samples: SampledResult) -> SampledResult:
+    return replace(
+        samples,
+        compressed=[compress(samples.labels(n)[::-1]) for n in range(samples.number)],
+        consensus=_mirrored(samples.consensus, True),
+        maps=_mirrored_maps(samples.maps),
+    )
+
+
+def _mirrored_result(result: WrittenResult) -> WrittenResult:
     return replace(
         result,
-        compressed=[compress(result.labels(n)[::-1]) for n in range(result.number)],
-        consensus=_mirrored(result.consensus, True),
-        maps={name: _mirrored(values, True) for name, values in result.maps.items()},
+        labels=_mirrored(result.labels, True),
+        maps=_mirrored_maps(result.maps),
+        samples=result.samples and _mirrored_samples(result.samples),
     )

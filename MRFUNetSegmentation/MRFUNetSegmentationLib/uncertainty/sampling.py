@@ -4,6 +4,9 @@ Samples differ in f_comb alone, and f_comb is a network of single voxels: it has
 convolutions. So a block of a few thousand voxels goes through all layers for all samples before the
 next block's turn. What lies between the layers stays in the cache and no sample ever exists as a
 whole, so memory does not grow with their number.
+
+Only the benchmark and the tests use it. The panel and the command line draw their samples through
+`inference.latent_space`, which also brings each to the volume's grid.
 """
 
 from __future__ import annotations

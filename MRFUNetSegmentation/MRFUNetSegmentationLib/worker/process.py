@@ -70,7 +70,9 @@ class WorkerProcess:
         return not self.ended and self._popen.poll() is None
 
     def send(self, request: Request) -> None:
-        """Send a request; that the process has died shows in `receive`."""
+        """Send a request; that the process has died, or was ended, shows in `receive`."""
+        if self.ended:
+            return
         with suppress(OSError):
             self._popen.stdin.write(encode(request))
             self._popen.stdin.flush()

@@ -99,6 +99,8 @@ class Server:
             return protocol.Failed.of(request.job, error)
         except Exception as error:
             traceback.print_exc()
+            if errors.lacks_memory(error):  # where the engine cannot go on in smaller parts
+                return protocol.Failed.of(request.job, errors.too_little_memory())
             text = f"The computation failed ({type(error).__name__}: {error}). Run it again, and "
             text += "report this as a defect of the extension if it fails again."
             return protocol.Failed.of(request.job, errors.WorkerError(text))
@@ -185,6 +187,8 @@ class Server:
         from ..checkpoints.load import save_checkpoint
 
         network, card = convert(Path(request.checkpoint), None, request.card)
+        if self._asks_to_end(request)():
+            raise errors.Cancelled
         save_checkpoint(Path(request.target), network, card)
         return {}
 
