@@ -3,7 +3,19 @@
 from collections.abc import Sequence
 
 import numpy as np
+import pytest
 from mrml_scene import vtk_image, vtk_matrix
+
+
+@pytest.fixture
+def sequences(scene):
+    """The logic of the module Sequences, which lets nodes follow their browser."""
+    import slicer
+
+    logic = slicer.vtkSlicerSequencesLogic()
+    logic.SetMRMLScene(scene)
+    yield logic
+    logic.SetMRMLScene(None)
 
 
 def add_sequence(scene, arrays: Sequence[np.ndarray], matrices: Sequence[np.ndarray], name="Scans"):

@@ -14,6 +14,7 @@ from MRFUNetSegmentationLib.gui.export_choices import (
     ALL_SAMPLES,
     ALL_VOLUMES,
     DICOM,
+    FILE_FORMATS,
     LABEL_MAP_NODE,
     SAMPLE,
     SEGMENTATION,
@@ -30,7 +31,13 @@ from MRFUNetSegmentationLib.gui.model_list import (
     searched,
 )
 from MRFUNetSegmentationLib.gui.suitability import suitability
-from mrml_scene import add_volume
+from mrml_scene import CLASSES, add_volume
+from sequence_tools import (
+    add_sequence,
+    browser_of,
+    sequences,  # noqa: F401 - a fixture
+    shown_volume,
+)
 
 ANSWER = {
     "devices": [
@@ -223,6 +230,28 @@ def test_result_is_replaced_by_one_of_the_same_volume_and_model_only(scene):
     assert only_result(other) is None
 
 
+def test_result_of_one_item_is_not_replaced_by_that_of_another(scene, sequences):  # noqa: F811
+    from MRFUNetSegmentationLib.gui.preselection import fits, only_result
+    from MRFUNetSegmentationLib.mrml.segmentations import write_segmentation
+
+    series = add_sequence(scene, [np.full((3, 4, 5), n) for n in range(3)], [np.eye(4)] * 3)
+    volume, browser = shown_volume(series), browser_of(series)
+    labels = np.ones((3, 4, 5), np.uint8)
+    results = []
+    for item in (0, 1):
+        browser.SetSelectedItemNumber(item)
+        results.append(write_segmentation(labels, CLASSES, volume, provenance={"Model": "tiny"}))
+    for item, expected in enumerate([*results, None]):
+        browser.SetSelectedItemNumber(item)
+        assert [fits(result, volume, "tiny") for result in results] == [
+            result is expected for result in results
+        ]
+        assert only_result(volume, "tiny") is expected
+    new = scene.AddNewNodeByClass("vtkMRMLSegmentationNode")
+    assert fits(new, volume, "tiny") and fits(new, volume, "tiny", of_sequence=True)
+    assert not fits(results[0], volume, "tiny", of_sequence=True)
+
+
 def test_suitability_tells_what_matters():
     text = suitability((192, 256, 160), (1.0, 1.0, 1.0), "T1")
     assert text == "1 x 1 x 1 mm voxels, 192 x 256 x 160 mm. The model is made for: T1."
@@ -232,20 +261,36 @@ def test_suitability_tells_what_matters():
 
 
 def test_export_choices():
-    plain = export_choices(False, 0, ALL_SAMPLES, DICOM, from_dicom=False)
+    alone = {"from_dicom": False, "in_sequence": False}
+    from_dicom = alone | {"from_dicom": True}
+    plain = export_choices(False, 0, ALL_SAMPLES, DICOM, **alone)
     assert [value for value, _label in plain.contents] == [SEGMENTATION]
     assert DICOM not in dict(plain.formats)
     # What was chosen of another segmentation does not count where it is not offered.
     assert (plain.content, plain.format) == (SEGMENTATION, LABEL_MAP_NODE)
-    sampled = export_choices(True, 0, SAMPLE, DICOM, from_dicom=True)
+    sampled = export_choices(True, 0, SAMPLE, DICOM, **from_dicom)
     assert [value for value, _label in sampled.contents] == [SEGMENTATION, SAMPLE, ALL_SAMPLES]
     assert (sampled.content, sampled.format) == (SAMPLE, DICOM)
-    every = export_choices(True, 0, ALL_SAMPLES, DICOM, from_dicom=True)
+    every = export_choices(True, 0, ALL_SAMPLES, DICOM, **from_dicom)
     assert every.format == LABEL_MAP_NODE  # one file holds one segmentation
-    sequence = export_choices(False, 5, ALL_VOLUMES, ".nrrd", from_dicom=True)
+    sequence = export_choices(False, 5, ALL_VOLUMES, ".nrrd", **from_dicom)
     assert dict(sequence.contents)[ALL_VOLUMES] == "Segmentations of all 5 volumes"
     assert (sequence.content, sequence.format) == (ALL_VOLUMES, ".nrrd")
     assert DICOM not in dict(sequence.formats)
+
+
+def test_grid_of_the_file_is_offered_only_where_there_is_one():
+    alone = {"from_dicom": False, "in_sequence": False}
+    for suffix in FILE_FORMATS:
+        choices = export_choices(False, 0, SEGMENTATION, suffix, **alone)
+        assert choices.has_grids
+    others = (
+        export_choices(False, 0, SEGMENTATION, LABEL_MAP_NODE, **alone),
+        export_choices(False, 0, SEGMENTATION, ".nrrd", **alone | {"from_dicom": True}),
+        export_choices(False, 0, SEGMENTATION, ".nrrd", **alone | {"in_sequence": True}),
+        export_choices(False, 5, ALL_VOLUMES, ".nrrd", **alone),
+    )
+    assert not any(choices.has_grids for choices in others)
 
 
 def test_card_is_told_in_full():

@@ -6,9 +6,13 @@ import numpy as np
 import pytest
 from mrml_scene import add_volume
 from sampling_tools import write_model
-from sequence_tools import add_sequence, browser_of, shown_volume
+from sequence_tools import (
+    add_sequence,
+    browser_of,
+    sequences,  # noqa: F401 - a fixture
+    shown_volume,
+)
 from test_gui_panel import MATRIX, blobs, harness, volume  # noqa: F401 - fixtures
-from test_mrml_samples import sequences  # noqa: F401 - a fixture
 
 
 @pytest.fixture(scope="module")
@@ -587,12 +591,107 @@ def test_sequence_is_segmented_as_a_whole(harness, scene, series):
     assert scene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode") == 1
 
 
+def test_each_item_has_its_own_segmentation(harness, series):
+    ui, parameters = harness.ui, harness.parameters
+    harness.panel.follow_scene()
+    made = []
+    for item in (1, 2):
+        ui.sequenceSlider.setValue(item)
+        process(harness)
+        assert parameters.outputSegmentation is None
+        harness.apply()
+        harness.wait_for_end()
+        process(harness)
+        made.append(parameters.outputSegmentation)
+    assert made[0] is not made[1]
+    for item in (1, 2):
+        ui.sequenceSlider.setValue(item)
+        process(harness)
+        assert parameters.outputSegmentation is made[item - 1]
+        visible = [bool(node.GetDisplayNode().GetVisibility()) for node in made]
+        assert visible == [item == 1, item == 2]
+
+
 def test_slider_follows_the_sequences_browser(harness, series):
     harness.panel.follow_scene()
     browser_of(series).SetSelectedItemNumber(2)
     process(harness)
     assert harness.ui.sequenceSlider.value() == 3
     assert harness.ui.sequenceLabel.text() == "3 of 3:"
+
+
+def test_segmentation_of_another_item_is_remarked(harness, series):
+    ui, parameters = harness.ui, harness.parameters
+    harness.panel.follow_scene()
+    browser_of(series).SetSelectedItemNumber(1)
+    process(harness)
+    harness.apply()
+    harness.wait_for_end()
+    process(harness)
+    node = parameters.outputSegmentation
+    remark = "The segmentation shown is of item 2 of the sequence"
+    assert remark not in ui.inputRemark.text()
+    ui.sequenceSlider.setValue(3)
+    process(harness)
+    parameters.outputSegmentation = node  # the user may choose it
+    process(harness)
+    assert remark in ui.inputRemark.text()
+    ui.sequenceSlider.setValue(2)
+    process(harness)
+    assert remark not in ui.inputRemark.text()
+    series.RemoveDataNodeAtValue("1.5")
+    browser_of(series).SetSelectedItemNumber(0)
+    process(harness)
+    parameters.outputSegmentation = node
+    process(harness)
+    assert "The segmentation shown is of item 1.5" in ui.inputRemark.text()
+
+
+def test_steps_to_other_items_are_told(harness, series):
+    """So that the panel can look for the segmentation of the item."""
+    from MRFUNetSegmentationLib.gui.sections.input import InputSection
+
+    steps = []
+    section = InputSection(harness.ui, lambda: steps.append(section.item))
+    harness.panel.follow_scene()
+    section.show(harness.parameters, harness.panel._model_section.chosen)
+    shown_volume(series).SetSpacing(1, 1, 2)
+    for item in (1, 2, 2):
+        browser_of(series).SetSelectedItemNumber(item)
+    assert steps == ["1.5", "3.0"]
+    harness.parameters.wholeSequence = True
+    browser_of(series).SetSelectedItemNumber(0)
+    assert steps == ["1.5", "3.0", None]
+    section.leave()
+
+
+def test_grid_of_the_file_is_not_offered_where_there_is_none(segmented):
+    ui = segmented.ui
+    choose(segmented, ui.exportFormatSelector, "(.nrrd)")
+    choose(segmented, ui.exportGridSelector, "file")
+    assert not ui.exportGridSelector.isHidden()
+    assert segmented.panel._export._chosen_grid == "file"
+    segmented.parameters.inputVolume.SetAttribute("DICOM.instanceUIDs", "1.2.3")
+    segmented.panel.refresh()
+    assert ui.exportGridSelector.isHidden() and ui.exportGridLabel.isHidden()
+    assert segmented.panel._export._chosen_grid == "volume"
+
+
+def test_items_of_a_sequence_are_exported_on_their_own_grids(
+    harness, series, tmp_path, monkeypatch
+):
+    ui, parameters = harness.ui, harness.parameters
+    parameters.exportGrid = "file"  # chosen for another volume
+    parameters.exportFormat = ".nrrd"
+    monkeypatch.setattr(harness.panel._export, "_ask_for_path", lambda: str(tmp_path / "a.nrrd"))
+    harness.panel.follow_scene()
+    harness.apply()
+    harness.wait_for_end()
+    process(harness)
+    assert ui.exportGridSelector.isHidden()
+    ui.exportButton.click()
+    assert not harness.looks_wrong
+    assert (tmp_path / "a.nrrd").exists()
 
 
 def test_segmentation_of_one_volume_does_not_become_those_of_all(harness, series):

@@ -171,3 +171,12 @@ def test_what_cannot_be_is_refused_at_once(scene, logic, sequence, tiny_checkpoi
     other = logic.segment(add_volume(scene, blobs(), MATRIX), tiny_checkpoint)
     with pytest.raises(InputError, match="is one segmentation"):
         logic.segment(sequence, tiny_checkpoint, outputNode=other)
+
+
+def test_browser_of_the_chosen_volume(logic, scene, sequence, tiny_checkpoint):
+    second = scene.AddNewNodeByClass("vtkMRMLSequenceBrowserNode", "Second")
+    second.SetAndObserveMasterSequenceNodeID(sequence.GetID())
+    for browser in (browser_of(sequence), second):
+        volume = browser.GetProxyNode(sequence)
+        node = logic.segment(sequence, str(tiny_checkpoint), "cpu", shownBy=volume)
+        assert browser.GetSequenceNode(node) is not None

@@ -25,7 +25,12 @@ from MRFUNetSegmentationLib.mrml.export import (  # noqa: E402
 )
 from MRFUNetSegmentationLib.mrml.file_grid import FILE  # noqa: E402
 from MRFUNetSegmentationLib.mrml.geometry import ijk_to_ras  # noqa: E402
-from MRFUNetSegmentationLib.mrml.segmentations import tag, write_segmentation  # noqa: E402
+from MRFUNetSegmentationLib.mrml.segmentations import (  # noqa: E402
+    label_image,
+    reference_volume,
+    tag,
+    write_segmentation,
+)
 from MRFUNetSegmentationLib.mrml.volumes import voxels  # noqa: E402
 from mrml_scene import (  # noqa: E402
     CLASSES,
@@ -90,15 +95,95 @@ def test_values_do_not_depend_on_order_and_names_of_segments(volume, segmentatio
     np.testing.assert_array_equal(read_labels(segmentation, volume, CLASSES), phantom())
 
 
-def test_segments_of_the_user_are_left_out(volume, segmentation):
+TUMOUR = (
+    "Segmentation category and type - 3D Slicer General Anatomy list"
+    "~SCT^49755003^Morphologically Altered Structure~SCT^108369006^Tumor~^^"
+    "~Anatomic codes - DICOM master list~^^~^^"
+)
+
+
+def add_user_segment(node, segment_id, mask, name="Mine", terminology=None) -> None:
+    """Add a segment as a user does, with the voxels of a mask [k, j, i] of its volume."""
     segment = slicer.vtkSegment()
-    segment.SetName("Mine")
-    image = slicer.vtkOrientedImageData()
-    image.DeepCopy(segmentation.GetBinaryLabelmapInternalRepresentation("csf"))
-    voxels(image)[:] = 1
+    segment.SetName(name)
+    if terminology:
+        segment.SetTag(segment.GetTerminologyEntryTagName(), terminology)
+    image = label_image(mask.astype(np.uint8), reference_volume(node), cropped=True)
     segment.AddRepresentation("Binary labelmap", image)
-    segmentation.GetSegmentation().AddSegment(segment, "mine")
+    assert node.GetSegmentation().AddSegment(segment, segment_id)
+
+
+def box(k: slice) -> np.ndarray:
+    """Mask [k, j, i] of a box in some planes of the phantom."""
+    mask = np.zeros(phantom().shape, bool)
+    mask[k, 4:7, 5:9] = True
+    return mask
+
+
+def test_segments_of_the_user_are_left_out_where_the_classes_are_given(volume, segmentation):
+    add_user_segment(segmentation, "mine", box(slice(None)))
     np.testing.assert_array_equal(read_labels(segmentation, volume, CLASSES), phantom())
+
+
+def with_user_segments(segmentation) -> np.ndarray:
+    """Add two segments that overlap each other and the classes, and an empty one.
+
+    Returns:
+        The labels that are to be expected, [k, j, i].
+    """
+    lesion, oedema = box(slice(3, 6)), box(slice(5, 9))
+    add_user_segment(segmentation, "Segment_1", lesion, "Lesion", TUMOUR)
+    add_user_segment(segmentation, "Segment_2", np.zeros_like(lesion), "Empty")
+    add_user_segment(segmentation, "Segment_3", oedema, "Oedema")
+    labels = phantom()
+    labels[lesion], labels[oedema] = 4, 6
+    return labels
+
+
+def test_segments_of_the_user_get_the_values_after_the_classes(volume, segmentation):
+    expected = with_user_segments(segmentation)
+    np.testing.assert_array_equal(read_labels(segmentation, volume), expected)
+    # Wherever they are in the list.
+    segmentation.GetSegmentation().SetSegmentIndex("Segment_1", 0)
+    labelmap = export_labelmap_node(segmentation, volume)
+    np.testing.assert_array_equal(node_voxels(labelmap), expected)
+    table = labelmap.GetDisplayNode().GetColorNode()
+    names = [table.GetColorName(k) for k in range(table.GetNumberOfColors())]
+    classes = ["background", "Grey matter", "White matter", "CSF"]
+    assert names == [*classes, "Lesion", "Empty", "Oedema"]
+    if hasattr(table, "GetTerminologyAsString"):
+        assert "SCT^108369006^Tumor" in table.GetTerminologyAsString(4)
+
+
+def test_value_of_a_class_that_was_removed_is_not_given_away(volume, segmentation):
+    segmentation.GetSegmentation().RemoveSegment("csf")
+    add_user_segment(segmentation, "Segment_1", box(slice(3, 6)))
+    expected = without(3)
+    expected[box(slice(3, 6))] = 4
+    np.testing.assert_array_equal(read_labels(segmentation, volume), expected)
+
+
+def test_segmentation_drawn_by_hand_is_exported(scene, volume):
+    node = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "By hand")
+    node.SetReferenceImageGeometryParameterFromVolumeNode(volume)
+    add_user_segment(node, "Segment_1", box(slice(3, 6)))
+    np.testing.assert_array_equal(read_labels(node, volume), box(slice(3, 6)))
+
+
+def test_more_segments_than_values_of_a_byte_are_refused(volume, segmentation, tmp_path):
+    empty = np.zeros_like(phantom())
+    for n in range(252):
+        add_user_segment(segmentation, f"Segment_{n}", empty)
+    labels = phantom()
+    labels[box(slice(3, 6))] = 255
+    add_user_segment(segmentation, "Segment_251", box(slice(3, 6)))
+    np.testing.assert_array_equal(read_labels(segmentation, volume), labels)
+    add_user_segment(segmentation, "Segment_252", empty)
+    with pytest.raises(InputError, match=r"too many segments: .* exceed 255"):
+        read_labels(segmentation, volume)
+    with pytest.raises(InputError, match="too many segments"):
+        export_file(tmp_path / "out.nrrd", segmentation, volume)
+    assert not list(tmp_path.iterdir())
 
 
 def test_edits_are_exported(volume, segmentation):
@@ -305,6 +390,23 @@ def test_seg_nrrd_loads_as_the_same_segmentation(scene, volume, tmp_path, empty)
     np.testing.assert_array_equal(read_labels(loaded, volume), without(empty))
 
 
+def test_seg_nrrd_holds_segments_of_the_user_as_such(scene, volume, segmentation, tmp_path):
+    expected = with_user_segments(segmentation)
+    path = export_file(tmp_path / "out.seg.nrrd", segmentation, volume)
+    loaded = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "Loaded")
+    storage = slicer.vtkMRMLSegmentationStorageNode()
+    storage.SetFileName(str(path))
+    assert storage.ReadData(loaded)
+    np.testing.assert_array_equal(read_labels(loaded, volume), expected)
+    segment = loaded.GetSegmentation().GetSegment("Segment_1")
+    assert segment.GetName() == "Lesion"
+    assert tag(segment, segment.GetTerminologyEntryTagName()) == TUMOUR
+    # The next run must not take it for a class that has gone.
+    write_segmentation(phantom(), CLASSES, volume, loaded)
+    assert loaded.GetSegmentation().GetSegment("Segment_1") is not None
+    np.testing.assert_array_equal(read_labels(loaded, volume), expected)
+
+
 def half_written_segmentation(storage):
     def write(self, node):
         Path(self.GetFileName()).write_bytes(b"half")
@@ -461,6 +563,19 @@ def test_dicom_is_written_by_slicers_exporter(dicom_volume, tmp_path, exporter):
     ]
     segment = node.GetSegmentation().GetSegment("csf")
     assert tag(segment, "DICOM.SegmentAlgorithmType") is None
+
+
+def test_dicom_has_segments_of_the_user_even_where_others_cover_them(
+    dicom_volume, tmp_path, exporter
+):
+    node = write_segmentation(phantom(), CLASSES, dicom_volume, None, {"Model": "tiny"})
+    add_user_segment(node, "Segment_1", box(slice(3, 5)), "Core")
+    add_user_segment(node, "Segment_2", box(slice(3, 6)), "Lesion")
+    add_user_segment(node, "Segment_3", np.zeros_like(phantom()), "Empty")
+    export_dicom(tmp_path, node, dicom_volume)
+    _description, segment_ids, algorithms = exporter.calls[0]
+    assert segment_ids == ["grey_matter", "white_matter", "csf", "Segment_1", "Segment_2"]
+    assert algorithms == ["AUTOMATIC"] * 3 + [None] * 2
 
 
 def test_dicom_exporter_that_fails(dicom_volume, segmentation, tmp_path, exporter):

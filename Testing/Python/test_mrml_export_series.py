@@ -25,13 +25,23 @@ from MRFUNetSegmentationLib.mrml.sequences import (  # noqa: E402
     VolumeSequence,
 )
 from MRFUNetSegmentationLib.mrml.volumes import voxels  # noqa: E402
-from mrml_scene import CLASSES, OBLIQUE, add_volume, phantom, translation  # noqa: E402
-from sequence_tools import add_sequence, browser_of  # noqa: E402
-from test_mrml_samples import (  # noqa: E402
-    sampled_labels,
-    sampled_result,
-    sequences,  # noqa: F401 - a fixture
+from mrml_scene import (  # noqa: E402
+    CLASSES,
+    OBLIQUE,
+    add_volume,
+    phantom,
+    put_under_linear_transform,
+    rotation,
+    translation,
 )
+from sequence_tools import (  # noqa: E402
+    add_sequence,
+    browser_of,
+    sequences,  # noqa: F401 - a fixture
+    shown_volume,
+)
+from test_mrml_export import add_user_segment, box  # noqa: E402
+from test_mrml_samples import sampled_labels, sampled_result  # noqa: E402
 
 
 @pytest.fixture
@@ -202,6 +212,57 @@ def test_segmentations_of_a_sequence_as_label_map_nodes(segmented):
         np.testing.assert_array_equal(voxels(labelmap.GetImageData()), labels[n])
         grids = ijk_to_ras(labelmap), ijk_to_ras(sequence.GetNthDataNode(n))
         np.testing.assert_allclose(*grids)
+
+
+def test_label_map_nodes_of_a_sequence_lie_where_its_volumes_are_shown(segmented):
+    node, sequence, labels = segmented
+    transform = put_under_linear_transform(shown_volume(sequence), rotation(30, 2))
+    node.SetAndObserveTransformNodeID(transform.GetID())
+    browser_of(sequence).SetSelectedItemNumber(2)
+    nodes = finish(nodes_in_steps(Series.of_sequence(node)))
+    for n, labelmap in enumerate(nodes):
+        assert labelmap.GetParentTransformNode() is transform
+        np.testing.assert_array_equal(voxels(labelmap.GetImageData()), labels[n])
+
+
+def test_segments_of_the_user_have_one_value_in_a_series(segmented, tmp_path):
+    """Also where they were added to some of its segmentations only."""
+    node, sequence, labels = segmented
+    mask = box(slice(3, 6))
+    for item, ids in enumerate([["A"], [], ["B", "A"]]):
+        browser_of(sequence).SetSelectedItemNumber(item)
+        for segment_id in ids:
+            add_user_segment(node, segment_id, mask, f"Lesion {segment_id}")
+            mask = np.roll(mask, 1, axis=0)
+    masks = {(0, "A"): box(slice(3, 6)), (2, "B"): box(slice(4, 7)), (2, "A"): box(slice(5, 8))}
+    labels[0][masks[0, "A"]] = 4
+    labels[2][masks[2, "A"]] = 4
+    labels[2][masks[2, "B"]] = 5
+    *paths, table = finish(files_in_steps(tmp_path, Series.of_sequence(node)))
+    for n, path in enumerate(paths):
+        image = sitk.ReadImage(str(path))
+        np.testing.assert_array_equal(sitk.GetArrayFromImage(image), labels[n])
+    with table.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    voxel_ml = np.prod(sequence.GetNthDataNode(0).GetSpacing()) / 1000
+    for segment_id, value in (("A", 4), ("B", 5)):
+        cells = [row[f"Lesion {segment_id}_ml"] for row in rows]
+        for n, cell in enumerate(cells):
+            expected = (labels[n] == value).sum() * voxel_ml if (n, segment_id) in masks else None
+            assert (float(cell) if cell else None) == pytest.approx(expected, abs=1e-3)
+    nodes = finish(nodes_in_steps(Series.of_sequence(node)))
+    for n, labelmap in enumerate(nodes):
+        np.testing.assert_array_equal(voxels(labelmap.GetImageData()), labels[n])
+    assert nodes[2].GetDisplayNode().GetColorNode().GetColorName(5) == "Lesion B"
+
+
+def test_columns_of_segments_with_one_name_are_told_apart(segmented, tmp_path):
+    node, _sequence, _labels = segmented
+    for segment_id, name in (("A", "Lesion"), ("B", "Lesion"), ("C", "csf")):
+        add_user_segment(node, segment_id, box(slice(3, 6)), name)
+    *_paths, table = finish(files_in_steps(tmp_path, Series.of_sequence(node)))
+    header = table.read_text().splitlines()[0].split(",")
+    assert header[3:] == ["csf_ml", "Lesion_ml", "B_ml", "C_ml"]
 
 
 def test_what_is_of_no_sequence(volume, segmented):

@@ -35,7 +35,8 @@ from mrml_scene import (  # noqa: E402
     put_under_linear_transform,
     rotation,
 )
-from test_mrml_samples import sampled_result, sequences  # noqa: E402, F401 - a fixture
+from sequence_tools import sequences  # noqa: E402, F401 - a fixture
+from test_mrml_samples import sampled_result  # noqa: E402
 from test_mrml_segmentations import state  # noqa: E402
 from vtk.util.numpy_support import vtk_to_numpy  # noqa: E402
 

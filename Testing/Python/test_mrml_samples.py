@@ -21,6 +21,7 @@ from MRFUNetSegmentationLib.inference.volume import Geometry  # noqa: E402
 from MRFUNetSegmentationLib.mrml import samples as samples_module  # noqa: E402
 from MRFUNetSegmentationLib.mrml.export import read_labels  # noqa: E402
 from MRFUNetSegmentationLib.mrml.geometry import ijk_to_ras  # noqa: E402
+from MRFUNetSegmentationLib.mrml.kept_display import DisplayKeeper  # noqa: E402
 from MRFUNetSegmentationLib.mrml.overlays import legend_of  # noqa: E402
 from MRFUNetSegmentationLib.mrml.samples import (  # noqa: E402
     AS_DRAWN,
@@ -45,6 +46,12 @@ from mrml_scene import (  # noqa: E402
     phantom,
     put_under_linear_transform,
     rotation,
+)
+from sequence_tools import (  # noqa: E402
+    add_sequence,
+    browser_of,
+    sequences,  # noqa: F401 - a fixture
+    shown_volume,
 )
 from test_mrml_segmentations import state  # noqa: E402
 
@@ -128,16 +135,7 @@ def result(tiny_card) -> SampledResult:
 
 
 @pytest.fixture
-def sequences(scene):
-    """The logic of the module Sequences, which lets nodes follow their browser."""
-    logic = slicer.vtkSlicerSequencesLogic()
-    logic.SetMRMLScene(scene)
-    yield logic
-    logic.SetMRMLScene(None)
-
-
-@pytest.fixture
-def volume(scene, sequences):
+def volume(scene, sequences):  # noqa: F811
     return add_volume(scene, phantom().astype(np.float32), OBLIQUE)
 
 
@@ -239,6 +237,16 @@ def test_display_holds_for_steps_with_slicers_own_controls(volume, result):
         samples.browser.SetSelectedItemNumber(item)
         np.testing.assert_array_equal(shown_labels(samples), sampled_labels(item))
         assert display.GetSegmentOpacity2DFill("csf") == opacity
+
+
+def test_browser_is_watched_once(volume, result, monkeypatch):
+    keepers = set()
+    monkeypatch.setattr(DisplayKeeper, "_on_browser", lambda self, *_event: keepers.add(id(self)))
+    samples = write_samples(result, volume)
+    samples.watch()
+    SampleSet(samples.browser).watch()
+    samples.browser.SetSelectedItemNumber(2)
+    assert len(keepers) == 1
 
 
 def test_showing_the_sample_that_is_shown_keeps_its_edits(volume, result):
@@ -469,6 +477,15 @@ def test_removed_set_leaves_the_consensus(volume, result):
     assert after["items"] == before["items"]
 
 
+def test_samples_of_an_item_of_a_sequence_say_of_which(scene, sequences, tiny_card):  # noqa: F811
+    scans = add_sequence(scene, [phantom().astype(np.float32)] * 2, [OBLIQUE] * 2)
+    browser_of(scans).SetSelectedItemNumber(1)
+    samples = write_samples(sampled_result(tiny_card), shown_volume(scans), overlays=[])
+    browser_of(scans).SetSelectedItemNumber(0)
+    for node in (samples.consensus, samples.shown, samples.keep()):
+        assert read_provenance(node)["Item"] == "1.5"
+
+
 def test_nodes_that_the_user_removed(volume, result):
     scene = volume.GetScene()
     samples = write_samples(result, volume)
@@ -608,6 +625,11 @@ def test_saved_scene_comes_back_without_loss(volume, result, tmp_path, capfd):
     np.testing.assert_array_equal(
         read_labels(loaded.consensus, loaded.volume, CLASSES), result.consensus
     )
+    loaded.watch()  # the browser is another one than that which was watched when it was saved
+    display = loaded.shown.GetDisplayNode()
+    display.SetSegmentVisibility("csf", False)
+    loaded.browser.SetSelectedItemNumber(3)
+    assert not display.GetSegmentVisibility("csf")
     loaded.set_order(by_volume("csf"))
     assert loaded.samples == [3, 1, 4, 2]
     for number in (1, 2, 3, 4):

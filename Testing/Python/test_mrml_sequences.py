@@ -8,6 +8,7 @@ import pytest
 slicer = pytest.importorskip("slicer")
 
 from MRFUNetSegmentationLib.errors import InputError  # noqa: E402
+from MRFUNetSegmentationLib.mrml.browsers import shown_index  # noqa: E402
 from MRFUNetSegmentationLib.mrml.export import read_labels  # noqa: E402
 from MRFUNetSegmentationLib.mrml.segmentations import (  # noqa: E402
     read_provenance,
@@ -21,8 +22,12 @@ from MRFUNetSegmentationLib.mrml.sequences import (  # noqa: E402
 )
 from MRFUNetSegmentationLib.mrml.volumes import voxels  # noqa: E402
 from mrml_scene import CLASSES, OBLIQUE, SEGMENT_IDS, add_volume, phantom, translation  # noqa: E402
-from sequence_tools import add_sequence, browser_of, shown_volume  # noqa: E402
-from test_mrml_samples import sequences  # noqa: E402, F401 - a fixture
+from sequence_tools import (  # noqa: E402
+    add_sequence,
+    browser_of,
+    sequences,  # noqa: F401 - a fixture
+    shown_volume,
+)
 from test_mrml_segmentations import state  # noqa: E402
 
 # Volumes differ in size and place.
@@ -68,7 +73,7 @@ def test_segmentations_are_browsed_with_their_volumes(scene, sequence):
     assert scene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode") == 1
     assert list(node.GetSegmentation().GetSegmentIDs()) == list(SEGMENT_IDS)
     assert reference_volume(node) is shown_volume(sequence)
-    assert read_provenance(node) == PROVENANCE
+    assert read_provenance(node) == PROVENANCE | {"LargestClass": "3"}
     made = sequence_of(node)
     assert (made.GetIndexName(), made.GetIndexUnit()) == ("time", "s")
     assert [made.GetNthIndexValue(n) for n in range(3)] == ["0.0", "1.5", "3.0"]
@@ -141,6 +146,79 @@ def test_other_segmentation_is_no_output(scene, sequence):
     with pytest.raises(InputError, match="is one segmentation"):
         put(sequence, other)
     assert state(scene) == before
+
+
+@pytest.mark.parametrize("displayed", [True, False])
+def test_new_segmentation_is_an_output(scene, sequence, displayed):
+    """As a user creates it in the output's selector."""
+    output = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "Mine")
+    output.SetAttribute("Reader", "me")
+    if displayed:
+        output.CreateDefaultDisplayNodes()
+    before = state(scene)
+    node, undo = put(sequence, output)
+    assert node is output
+    for item in (1, 2, 0):
+        np.testing.assert_array_equal(shown_labels(node, sequence, item), labels_of(item))
+    undo.close()
+    assert state(scene) == before
+    assert sequence_of(output) is None
+    browser_of(sequence).SetSelectedItemNumber(1)
+    assert not output.GetSegmentation().GetNumberOfSegments()
+
+
+def test_empty_segmentation_of_another_browser_is_no_output(scene, sequence):
+    other = add_sequence(scene, [np.ones(SHAPES[0])], MATRICES[:1], "Other")
+    volumes = VolumeSequence.of(other)
+    with ExitStack() as undo:
+        made = SegmentationSequence(volumes, CLASSES, PROVENANCE)
+        made.add(labels_of(0))
+        shown = made.put(None, undo)
+        undo.pop_all()
+    shown.GetSegmentation().RemoveAllSegments()
+    for node in (shown, volumes.volume):
+        with pytest.raises(InputError, match="is one segmentation"):
+            VolumeSequence.of(sequence).check_output(node)
+
+
+def test_browser_of_the_chosen_volume_is_taken(scene, sequence):
+    first = browser_of(sequence)
+    second = scene.AddNewNodeByClass("vtkMRMLSequenceBrowserNode", "Second")
+    second.SetAndObserveMasterSequenceNodeID(sequence.GetID())
+    browsers = [first, second]
+    shown = [browser.GetProxyNode(sequence) for browser in browsers]
+    assert shown[0] is not shown[1]
+    for browser, volume in zip(browsers, shown, strict=True):
+        found = VolumeSequence.of(sequence, volume)
+        assert (found.browser, found.volume) == (browser, volume)
+    elsewhere = add_volume(scene, np.ones((2, 2, 2)))
+    for browser in (first, second, first):
+        browser.SetSelectedItemNumber(1 - browser.GetSelectedItemNumber())
+        assert VolumeSequence.of(sequence).browser is browser
+        assert VolumeSequence.of(sequence, elsewhere).browser is browser
+    with ExitStack() as undo:
+        made = SegmentationSequence(VolumeSequence.of(sequence, shown[1]), CLASSES, PROVENANCE)
+        for item in range(3):
+            made.add(labels_of(item))
+        node = made.put(None, undo)
+        undo.pop_all()
+    assert reference_volume(node) is shown[1]
+    first.SetSelectedItemNumber(2)
+    assert VolumeSequence.of(sequence, node).browser is second
+
+
+def test_segmentation_of_one_item_says_of_which(scene, sequence):
+    volume = shown_volume(sequence)
+    browser_of(sequence).SetSelectedItemNumber(1)
+    assert shown_index(volume) == "1.5"
+    single = write_segmentation(labels_of(1), CLASSES, volume, provenance=PROVENANCE)
+    browser_of(sequence).SetSelectedItemNumber(2)
+    assert read_provenance(single)["Item"] == "1.5"
+    together, _undo = put(sequence)
+    items = [sequence_of(together).GetNthDataNode(n) for n in range(3)]
+    assert not any("Item" in read_provenance(node) for node in (together, *items))
+    alone = write_segmentation(phantom(), CLASSES, add_volume(scene, phantom()))
+    assert "Item" not in read_provenance(alone)
 
 
 def test_sequences_that_cannot_be_segmented(scene, sequences):  # noqa: F811

@@ -28,16 +28,24 @@ class ExportChoices:
         formats: as what.
         content: what is chosen of them: the first where the choice is not there.
         format: likewise.
+        has_grids: whether the file can be on the grid of the scan's file, too.
     """
 
     contents: list[tuple[str, str]]
     formats: list[tuple[str, str]]
     content: str
     format: str
+    has_grids: bool
 
 
 def export_choices(
-    sampled: bool, volumes: int, content: str, export_format: str, from_dicom: bool
+    sampled: bool,
+    volumes: int,
+    content: str,
+    export_format: str,
+    *,
+    from_dicom: bool,
+    in_sequence: bool,
 ) -> ExportChoices:
     """Return what there is to choose from.
 
@@ -47,6 +55,7 @@ def export_choices(
         content: what was chosen to be exported, perhaps of another segmentation.
         export_format: as what.
         from_dicom: whether the volume was loaded from DICOM.
+        in_sequence: whether it is an item of a sequence.
     """
     contents = [(SEGMENTATION, _("Consensus") if sampled else _("Segmentation"))]
     if sampled:
@@ -59,4 +68,7 @@ def export_choices(
     if from_dicom and content not in SERIES:
         formats.append((DICOM, _("DICOM segmentation")))
     export_format = export_format if export_format in dict(formats) else LABEL_MAP_NODE
-    return ExportChoices(contents, formats, content, export_format)
+    # The file of a DICOM volume is that of one slice, and items of a sequence have none.
+    has_file = not (from_dicom or in_sequence or content == ALL_VOLUMES)
+    has_grids = has_file and export_format in FILE_FORMATS
+    return ExportChoices(contents, formats, content, export_format, has_grids)

@@ -60,7 +60,7 @@ class Panel:
         self._choices: tuple = ()
         self._message = Message("")
         self._controller = RunController(logic, ensure_installed, self._take_result, _durations())
-        self._input = InputSection(ui)
+        self._input = InputSection(ui, self._schedule_refresh)
         self._model_folder = _model_folder()
         self._model_section = ModelSection(
             ui, self._model_folder, self._choose_model, self._import_checkpoint
@@ -184,7 +184,7 @@ class Panel:
         """Drop what belongs to choices that have changed since the last time."""
         parameters = self._parameters
         volume, output = parameters.inputVolume, parameters.outputSegmentation
-        of_what = volume, self._input.sequence, parameters.model
+        of_what = volume, self._input.sequence, self._input.item, parameters.model
         choices = (of_what, parameters.device, parameters.replaceNonFinite)
         before, self._choices = self._choices, choices
         if not before or choices == before:
@@ -211,6 +211,8 @@ class Panel:
             options = {"seed": parameters.seed, "consensus": parameters.consensus}
         else:
             options = {"maps": self._maps}
+        if self._input.sequence:
+            options["shownBy"] = parameters.inputVolume
         self._controller.start(
             self._input.sequence or parameters.inputVolume,
             parameters.model,

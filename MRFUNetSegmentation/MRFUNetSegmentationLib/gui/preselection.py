@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from ..mrml.browsers import sequence_of, shown_index
 from ..mrml.overlays import MAP
 from ..mrml.samples import SAMPLE
-from ..mrml.segmentations import MODEL, read_provenance, reference_volume
-from ..mrml.sequences import sequence_of
+from ..mrml.segmentations import ITEM, MODEL, read_provenance, reference_volume
 
 
 def only_volume(scene):
@@ -46,8 +46,9 @@ def fits(
 ) -> bool:
     """Return whether the next result may take the place of what a segmentation node holds.
 
-    That is not so if it was made of another volume or by another model, or if it is one
-    segmentation and the next result are those of a whole sequence.
+    That is not so if it was made of another volume or by another model, of another item of the
+    volume's sequence, or if it is one segmentation and the next result are those of the whole
+    sequence.
 
     Args:
         segmentation_node: the node.
@@ -55,9 +56,12 @@ def fits(
         model: name of the model that segments it; any if None.
         of_sequence: whether all volumes of its sequence are segmented.
     """
+    provenance = read_provenance(segmentation_node)
+    made_by = provenance.get(MODEL)
     if of_sequence and sequence_of(segmentation_node) is None:
+        return made_by is None and not segmentation_node.GetSegmentation().GetNumberOfSegments()
+    if provenance.get(ITEM) not in (None, shown_index(volume_node)):
         return False
-    made_by = read_provenance(segmentation_node).get(MODEL)
     if made_by is None:
         return reference_volume(segmentation_node) in (None, volume_node)
     # The volume may have been removed after the run.

@@ -45,6 +45,7 @@ class SegmentationLogic:
         replaceNonFinite: bool = False,
         mrf: bool = True,
         maps: Sequence[str] = (),
+        shownBy=None,
     ):
         """Segment a volume node, or every volume of a sequence.
 
@@ -57,7 +58,7 @@ class SegmentationLogic:
             model: name of a bundled model, or path of a checkpoint.
             device: auto, cpu, cuda, cuda:N or mps.
             outputNode: segmentation node to write to; a new one if None. For a sequence it is one
-                that shows segmentations of it already, which are replaced.
+                without segments, or one that shows segmentations of it already, which are replaced.
             waitForCompletion: if not, return at once; then poll the run that is returned.
             onProgress: called with the stage in words and the fraction 0..1 of the run.
             replaceNonFinite: segment a volume with NaN or infinite values as if the smallest
@@ -65,6 +66,8 @@ class SegmentationLogic:
             mrf: False leaves the network's MRF out.
             maps: of "entropy" and "variance" of an MRF-UNet's class probabilities; each becomes a
                 volume to lay over the scan (see `mrml.posterior.map_volumes`). Not of sequences.
+            shownBy: for a sequence that several browsers step through, the volume node of the one
+                that is meant.
 
         Returns:
             The segmentation node, which of a sequence shows that of the volume that is shown; or a
@@ -83,8 +86,11 @@ class SegmentationLogic:
         def submit(volume: Volume) -> Job:
             return self.worker.submit(volume, model, device, mrf=mrf, maps=maps)
 
-        kind = SequenceRun if is_sequence(volumeNode) else SegmentationRun
-        run: Run = kind(submit, volumeNode, outputNode, replaceNonFinite)
+        run: Run
+        if is_sequence(volumeNode):
+            run = SequenceRun(submit, volumeNode, outputNode, replaceNonFinite, shownBy)
+        else:
+            run = SegmentationRun(submit, volumeNode, outputNode, replaceNonFinite)
         run.onProgress = onProgress
         return run.wait() if waitForCompletion else run
 

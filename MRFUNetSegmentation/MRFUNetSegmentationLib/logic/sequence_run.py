@@ -57,6 +57,7 @@ class SequenceRun(Run):
         sequence,
         output_node=None,
         replace_non_finite: bool = False,
+        shown_by=None,
     ) -> None:
         """Start with the first volume.
 
@@ -66,10 +67,11 @@ class SequenceRun(Run):
             output_node: shows the segmentations of an earlier run, which are replaced; a new
                 segmentation node if None.
             replace_non_finite: see `read_volume`.
+            shown_by: volume node of the browser that is meant, where there are several.
         """
         super().__init__()
         self._submit, self._replace_non_finite = submit, replace_non_finite
-        self._volumes = VolumeSequence.of(sequence)
+        self._volumes = VolumeSequence.of(sequence, shown_by or output_node)
         self._scene = sequence.GetScene()
         self._given_node = output_node
         if error := self._lost_node():

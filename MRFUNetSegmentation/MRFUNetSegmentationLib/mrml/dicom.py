@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import InputError, OutputError
-from .export import cannot_write, check_segmentation_node, read_labels
-from .segmentations import CLASS_TAG, MODEL, PREFIX, tag
+from .export import cannot_write, check_segmentation_node, entries_of, merged_labels
+from .segmentations import CLASS_TAG, MODEL, PREFIX
 from .volumes import check_volume_node
 
 # Tags of segments.
@@ -20,9 +20,8 @@ _ALGORITHM_TYPE, _ALGORITHM_NAME = "DICOM.SegmentAlgorithmType", "DICOM.SegmentA
 def export_dicom(folder: str | Path, segmentation_node, volume_node) -> Path:
     """Export a segmentation as a DICOM SEG file, with the exporter of Slicer's own.
 
-    As in other exports, the segments are those of the model's classes. Ones without a voxel are
-    left out, for the format has none; the exporter does not notice them where segments share a
-    label map.
+    Segments that the user has added are among them. Ones without a voxel are left out, for the
+    format has none; the exporter does not notice them where segments share a label map.
 
     Args:
         folder: where to write the file.
@@ -70,13 +69,16 @@ def export_dicom(folder: str | Path, segmentation_node, volume_node) -> Path:
 
 
 def _segments_with_voxels(segmentation_node, volume_node) -> list[str]:
-    segmentation = segmentation_node.GetSegmentation()
-    present = {str(value) for value in np.unique(read_labels(segmentation_node, volume_node))}
-    return [
-        segment_id
-        for segment_id in segmentation.GetSegmentIDs()
-        if tag(segmentation.GetSegment(segment_id), CLASS_TAG) in present
-    ]
+    """IDs of the segments that are not empty, in the segmentation's order."""
+    entries = entries_of(segmentation_node, None)
+    labels = merged_labels(segmentation_node, volume_node, entries)
+    seen = set(np.unique(labels).tolist())
+    present = set()
+    for entry in entries:
+        # One that later ones cover, since the format has segments that overlap.
+        if entry.value in seen or merged_labels(segmentation_node, volume_node, [entry]).any():
+            present.add(entry.segment_id)
+    return [s for s in segmentation_node.GetSegmentation().GetSegmentIDs() if s in present]
 
 
 def _say_how_made(segmentation_node, undo: ExitStack) -> None:

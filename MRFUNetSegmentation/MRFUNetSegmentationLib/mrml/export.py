@@ -1,10 +1,13 @@
-"""From segmentations, perhaps edited, back to label maps and files: class k always has value k."""
+"""From segmentations, perhaps edited, back to label maps and files: class k always has value k.
+
+Segments that the user has added get the values after those of the classes.
+"""
 
 from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +27,7 @@ from .segmentations import (
     BINARY_LABELMAP,
     CLASS_TAG,
     GEOMETRY_PARAMETER,
+    LARGEST_CLASS,
     PREFIX,
     ensure_display,
     tag,
@@ -34,30 +38,44 @@ FILE_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
 SEGMENTATION_SUFFIX = ".seg.nrrd"
 # Marks the colour table that belongs to a label map of this extension.
 _COLOUR_TABLE = PREFIX + "ColorTable"
+# Label maps are of bytes.
+_LARGEST_VALUE = 255
 
 
 def read_labels(
     segmentation_node, volume_node, classes: Sequence[SegmentClass] | None = None
 ) -> np.ndarray:
-    """Return the segments of the classes as they are now, on a volume's grid.
+    """Return the segments as they are now, on a volume's grid.
 
-    Where segments overlap, the later class counts. A class whose segment is empty or was
-    removed has no voxels; it does not change the values of the others.
+    Where segments overlap, the later class counts, and segments of the user over classes. A class
+    whose segment is empty or was removed has no voxels; it does not change the values of the
+    others.
 
     Args:
         segmentation_node: the segmentation.
         volume_node: gives the grid.
-        classes: of the model; those that the segments themselves name if None.
+        classes: of the model, and nothing else; all segments if None, with the classes that they
+            name themselves, and segments of the user with the values after those.
 
     Returns:
         [k, j, i] uint8; class c has value `c.value`, everything else 0.
 
     Raises:
-        InputError: if a node cannot be used.
+        InputError: if a node cannot be used, or there are more segments than values.
     """
     check_segmentation_node(segmentation_node)
     check_volume_node(volume_node)
-    entries = entries_of(segmentation_node, classes)
+    return merged_labels(segmentation_node, volume_node, entries_of(segmentation_node, classes))
+
+
+def merged_labels(segmentation_node, volume_node, entries: Sequence[Entry]) -> np.ndarray:
+    """Return segments on a volume's grid, [k, j, i] uint8, each with the value of its entry.
+
+    Where segments overlap, the later entry counts.
+
+    Raises:
+        OutputError: if Slicer cannot bring them there.
+    """
     ids, values = vtk.vtkStringArray(), vtk.vtkIntArray()
     for entry in entries:
         if segmentation_node.GetSegmentation().GetSegment(entry.segment_id) is not None:
@@ -95,7 +113,7 @@ def export_labelmap_node(
     Args:
         segmentation_node: the segmentation.
         volume_node: gives the grid and the parent transform.
-        classes: of the model; those that the segments themselves name if None.
+        classes: see `read_labels`.
         labelmap_node: node to write to; a new one if None.
 
     Returns:
@@ -105,11 +123,15 @@ def export_labelmap_node(
         InputError: if a node cannot be used.
         Exception: any other; in every case the scene is as it was.
     """
+    if labelmap_node is not None and not labelmap_node.IsA("vtkMRMLLabelMapVolumeNode"):
+        raise InputError(f"{labelmap_node.GetName()} is not a label map. Choose a label map node.")
+    labels = read_labels(segmentation_node, volume_node, classes)
     with ExitStack() as undo:
-        scene = volume_node.GetScene()
-        node = put_labelmap_node(
-            segmentation_node, volume_node, classes, labelmap_node, scene, undo
-        )
+        node = labelmap_node
+        if node is None:
+            node = _new_labelmap_node(volume_node.GetScene(), segmentation_node.GetName(), undo)
+        _set_image(node, labels, volume_node, volume_node, undo)
+        _set_colours(node, _colours(segmentation_node, classes), undo)
         undo.pop_all()
     return node
 
@@ -133,7 +155,7 @@ def export_file(
             with the segments' names, colours and terminology.
         segmentation_node: the segmentation.
         volume_node: gives the grid.
-        classes: of the model; those that the segments themselves name if None.
+        classes: see `read_labels`.
         grid: VOLUME for the grid of the volume node; FILE for that of the file which the volume
             was loaded from. Slicer turns axes of some files around when it loads them (of all
             that are left-handed); a label map on the file's grid has the file's voxels again.
@@ -203,7 +225,8 @@ def _write_segmentation_file(
         segment.SetName(entry.name)
         segment.SetColor(*entry.color)
         segment.SetLabelValue(entry.value)
-        segment.SetTag(CLASS_TAG, str(entry.value))
+        if entry.is_class:
+            segment.SetTag(CLASS_TAG, str(entry.value))
         if entry.terminology:
             segment.SetTag(segment.GetTerminologyEntryTagName(), entry.terminology)
         segment.AddRepresentation(BINARY_LABELMAP, image)
@@ -260,38 +283,40 @@ def check_segmentation_node(node) -> None:
         raise InputError(f"{node.GetName()} is not a segmentation. Choose a segmentation.")
 
 
-def put_labelmap_node(
-    segmentation_node, volume_node, classes, labelmap_node, scene, undo: ExitStack
+def add_labelmap_node(
+    scene,
+    name: str,
+    labels: np.ndarray,
+    entries: Sequence[Entry],
+    volume_node,
+    placed_by,
+    undo: ExitStack,
 ):
-    """Do what `export_labelmap_node` does, for nodes that may be in no scene.
+    """Add a label map node, with a colour table, of a segmentation and a volume in no scene.
 
     Args:
-        segmentation_node: as there.
-        volume_node: as there.
-        classes: as there.
-        labelmap_node: as there.
-        scene: where a new node goes.
+        scene: where the node goes.
+        name: of the segmentation.
+        labels: [k, j, i] uint8 on the grid of the volume node.
+        entries: what the values mean.
+        volume_node: gives the grid.
+        placed_by: node whose parent transform the label map gets.
         undo: gets what takes the change back.
     """
-    labels = read_labels(segmentation_node, volume_node, classes)
-    if labelmap_node is not None and not labelmap_node.IsA("vtkMRMLLabelMapVolumeNode"):
-        raise InputError(f"{labelmap_node.GetName()} is not a label map. Choose a label map node.")
-    node = labelmap_node
-    if node is None:
-        node = _new_labelmap_node(segmentation_node, scene, undo)
-    _set_image(node, labels, volume_node, undo)
-    _set_colours(node, _colours(segmentation_node, classes), undo)
+    node = _new_labelmap_node(scene, name, undo)
+    _set_image(node, labels, volume_node, placed_by, undo)
+    _set_colours(node, entries, undo)
     return node
 
 
-def _new_labelmap_node(segmentation_node, scene, undo: ExitStack):
-    name = scene.GenerateUniqueName(f"{segmentation_node.GetName()} label map")
+def _new_labelmap_node(scene, name: str, undo: ExitStack):
+    name = scene.GenerateUniqueName(f"{name} label map")
     node = scene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", name)
     undo.callback(scene.RemoveNode, node)
     return node
 
 
-def _set_image(node, labels: np.ndarray, volume_node, undo: ExitStack) -> None:
+def _set_image(node, labels: np.ndarray, volume_node, placed_by, undo: ExitStack) -> None:
     image = vtk.vtkImageData()
     image.SetExtent(volume_node.GetImageData().GetExtent())
     image.AllocateScalars(vtk.VTK_UNSIGNED_CHAR, 1)
@@ -301,7 +326,7 @@ def _set_image(node, labels: np.ndarray, volume_node, undo: ExitStack) -> None:
     undo.callback(node.SetAndObserveTransformNodeID, node.GetTransformNodeID())
     node.SetIJKToRASMatrix(to_vtk(ijk_to_ras(volume_node)))
     node.SetAndObserveImageData(image)
-    node.SetAndObserveTransformNodeID(volume_node.GetTransformNodeID())
+    node.SetAndObserveTransformNodeID(placed_by.GetTransformNodeID())
 
 
 def _set_colours(node, colours: Sequence[Entry], undo: ExitStack) -> None:
@@ -344,7 +369,10 @@ def _colour_table(name: str, colours: Sequence[Entry]):
 
 @dataclass(frozen=True)
 class Entry:
-    """What a file or a colour table says about a value; colour and opacity are 0..1."""
+    """What a file or a colour table says about a value; colour and opacity are 0..1.
+
+    `is_class` is False for segments that the user has added.
+    """
 
     value: int
     segment_id: str
@@ -352,6 +380,7 @@ class Entry:
     color: tuple[float, float, float]
     opacity: float = 1.0
     terminology: str = ""
+    is_class: bool = True
 
     @classmethod
     def of_class(cls, c: SegmentClass) -> Entry:
@@ -361,25 +390,77 @@ class Entry:
         return cls(c.value, c.segment_id, c.name, color, 0.0 if c.background else 1.0, entry)
 
     @classmethod
-    def of_segment(cls, segment_id: str, segment) -> Entry:
-        """Return what a segment made here says about itself."""
+    def of_segment(cls, segment_id: str, segment, value: int) -> Entry:
+        """Return what a segment says about itself."""
         return cls(
-            value=int(tag(segment, CLASS_TAG)),
+            value=value,
             segment_id=segment_id,
             name=segment.GetName(),
             color=tuple(segment.GetColor()),
             terminology=tag(segment, segment.GetTerminologyEntryTagName()) or "",
+            is_class=segment.HasTag(CLASS_TAG),
         )
 
 
 def entries_of(segmentation_node, classes: Sequence[SegmentClass] | None) -> list[Entry]:
-    """Entries of the classes that make segments, in the order of their values."""
+    """Entries of the classes that make segments, or of all segments, in the order of their values.
+
+    Raises:
+        InputError: if there are more segments than values.
+    """
     if classes is not None:
         return [Entry.of_class(c) for c in classes if not c.background]
+    return entries_of_all([segmentation_node])[0]
+
+
+def entries_of_all(segmentation_nodes: Sequence) -> list[list[Entry]]:
+    """Entries of the segments of each of several segmentations, in the order of their values.
+
+    Segments of the user get the values after those of all classes, in the order in which they are
+    found; those with the same ID get the same value.
+
+    Raises:
+        InputError: if there are more segments than values.
+    """
+    found = [dict(_segments(node)) for node in segmentation_nodes]
+    classes = [
+        int(tag(segment, CLASS_TAG))
+        for segments in found
+        for segment in segments.values()
+        if segment.HasTag(CLASS_TAG)
+    ]
+    classes += [_largest_class(node) for node in segmentation_nodes]
+    free = max(classes, default=0) + 1
+    values: dict[str, int] = {}
+    entries = []
+    for node, segments in zip(segmentation_nodes, found, strict=True):
+        of_node = []
+        for segment_id, segment in segments.items():
+            if segment.HasTag(CLASS_TAG):
+                value = int(tag(segment, CLASS_TAG))
+            else:
+                value = values.setdefault(segment_id, free + len(values))
+            of_node.append(Entry.of_segment(segment_id, segment, value))
+        if any(entry.value > _LARGEST_VALUE for entry in of_node):
+            raise InputError(
+                f"The segmentation {node.GetName()} has too many segments: their values in a label "
+                f"map would exceed {_LARGEST_VALUE}. Remove some of those that were added to it."
+            )
+        entries.append(sorted(of_node, key=lambda entry: entry.value))
+    return entries
+
+
+def _largest_class(segmentation_node) -> int:
+    """Largest value of the model's classes, of which the user may have removed the segments."""
+    value = segmentation_node.GetAttribute(PREFIX + LARGEST_CLASS) or ""
+    return int(value) if value.isdecimal() else 0
+
+
+def _segments(segmentation_node) -> Iterator[tuple[str, object]]:
+    """IDs and segments of a segmentation, in its order."""
     segmentation = segmentation_node.GetSegmentation()
-    segments = {s: segmentation.GetSegment(s) for s in segmentation.GetSegmentIDs()}
-    found = [Entry.of_segment(*s) for s in segments.items() if s[1].HasTag(CLASS_TAG)]
-    return sorted(found, key=lambda entry: entry.value)
+    for segment_id in segmentation.GetSegmentIDs():
+        yield segment_id, segmentation.GetSegment(segment_id)
 
 
 def _colours(segmentation_node, classes: Sequence[SegmentClass] | None) -> list[Entry]:

@@ -16,16 +16,18 @@ import numpy as np
 from ..errors import InputError, OutputError
 from .export import (
     Entry,
+    add_labelmap_node,
     cannot_write,
-    entries_of,
-    put_labelmap_node,
-    read_labels,
+    entries_of_all,
+    merged_labels,
     suffix_of,
     write_file,
 )
 from .file_grid import VOLUME, on_grid
 from .samples import SampleSet
+from .segmentations import reference_volume
 from .sequences import segmented_items
+from .volumes import check_volume_node
 
 # The table of volumes, beside the files.
 TABLE = "volumes.csv"
@@ -42,11 +44,13 @@ class Item:
         index: what tells it from the others, in words.
         segmentation: segmentation node, perhaps in no scene.
         volume: the volume node that it is of, likewise.
+        placed_by: node whose parent transform counts: an item of a sequence has none itself.
     """
 
     index: str
     segmentation: object
     volume: object
+    placed_by: object
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,7 @@ class Series:
                 "The samples' volume was removed, so there is no grid to export them on."
             )
         numbers = [str(n) for n in sorted(samples.samples)]
-        items = [Item(n, sequence.GetDataNodeAtValue(n), volume) for n in numbers]
+        items = [Item(n, sequence.GetDataNodeAtValue(n), volume, volume) for n in numbers]
         return cls("sample", "sample", volume.GetScene(), items)
 
     @classmethod
@@ -101,7 +105,8 @@ class Series:
                 )
         words = sequence.GetIndexName(), sequence.GetIndexUnit()
         name = "_".join(word for word in words if word)
-        items = [Item(*entry) for entry in found]
+        shown = reference_volume(segmentation_node)
+        items = [Item(*entry, placed_by=shown) for entry in found]
         return cls("segmentation", name, segmentation_node.GetScene(), items)
 
 
@@ -114,11 +119,17 @@ def nodes_in_steps(series: Series) -> Steps:
     Raises:
         Exception: of any kind; in every case the scene is as it was.
     """
+    all_entries = _entries(series)
     with ExitStack() as undo:
         nodes = []
-        for item in series.items:
-            node = put_labelmap_node(item.segmentation, item.volume, None, None, series.scene, undo)
-            nodes.append(node)
+        for item, entries in zip(series.items, all_entries, strict=True):
+            labels = _labels(item, entries)
+            name = item.segmentation.GetName()
+            nodes.append(
+                add_labelmap_node(
+                    series.scene, name, labels, entries, item.volume, item.placed_by, undo
+                )
+            )
             yield len(nodes) / len(series.items)
         undo.pop_all()
     return nodes
@@ -150,6 +161,7 @@ def files_in_steps(
         InputError: if a node cannot be used.
         OutputError: if a file cannot be written; existing files are as they were.
     """
+    all_entries = _entries(series)
     folder, number = Path(folder), len(series.items)
     paths = [folder / f"{series.stem}_{n + 1:03}{suffix}" for n in range(number)]
     suffix_of(paths[0])
@@ -168,13 +180,13 @@ def files_in_steps(
     try:
         volumes = []
         for n, item in enumerate(series.items):
-            entries = entries_of(item.segmentation, None)
-            labels = read_labels(item.segmentation, item.volume)
+            entries = all_entries[n]
+            labels = _labels(item, entries)
             volumes.append(_volumes_ml(labels, item.volume, entries))
             yield (n + 0.5) / number
             write_file(part / paths[n].name, *on_grid(labels, item.volume, grid), entries)
             yield (n + 1) / number
-        _write_table(part / TABLE, series, volumes)
+        _write_table(part / TABLE, series, _columns(all_entries), volumes)
         for path in paths:
             os.replace(part / path.name, path)
     finally:
@@ -194,6 +206,32 @@ def finish(steps: Steps) -> list:
             return end.value
 
 
+def _entries(series: Series) -> list[list[Entry]]:
+    return entries_of_all([item.segmentation for item in series.items])
+
+
+def _labels(item: Item, entries: Sequence[Entry]) -> np.ndarray:
+    # It may have been removed or emptied since the last step.
+    check_volume_node(item.volume)
+    return merged_labels(item.segmentation, item.volume, entries)
+
+
+def _columns(all_entries: Sequence[Sequence[Entry]]) -> dict[str, str]:
+    """Return the names of the table's columns by segment ID.
+
+    Segments of the user are called by their names, for their IDs say nothing; unless two have the
+    same.
+    """
+    first = {entry.segment_id: entry for entries in reversed(all_entries) for entry in entries}
+    found = sorted(first.values(), key=lambda entry: entry.value)
+    columns: dict[str, str] = {}
+    for entry in found:
+        name = entry.segment_id if entry.is_class else entry.name
+        taken = name in columns.values() or any(name == e.segment_id for e in found if e != entry)
+        columns[entry.segment_id] = entry.segment_id if taken else name
+    return columns
+
+
 def _volumes_ml(labels: np.ndarray, volume_node, entries: Sequence[Entry]) -> dict[str, float]:
     """Return the volume of each segment, by its ID."""
     counts = np.bincount(labels.ravel(), minlength=256)
@@ -201,15 +239,16 @@ def _volumes_ml(labels: np.ndarray, volume_node, entries: Sequence[Entry]) -> di
     return {entry.segment_id: float(counts[entry.value]) * voxel_ml for entry in entries}
 
 
-def _write_table(path: Path, series: Series, volumes: Sequence[dict[str, float]]) -> None:
+def _write_table(
+    path: Path, series: Series, columns: dict[str, str], volumes: Sequence[dict[str, float]]
+) -> None:
     """Write volumes in ml, a row for each item; a segment that an item lacks has an empty cell."""
-    ids = list(dict.fromkeys(segment_id for item in volumes for segment_id in item))
     try:
         with path.open("w", newline="", encoding="utf-8") as file:
             table = csv.writer(file)
-            table.writerow([series.index_name, *(f"{segment_id}_ml" for segment_id in ids)])
+            table.writerow([series.index_name, *(f"{name}_ml" for name in columns.values())])
             for item, ml in zip(series.items, volumes, strict=True):
-                cells = [f"{ml[segment_id]:.3f}" if segment_id in ml else "" for segment_id in ids]
+                cells = [f"{ml[s]:.3f}" if s in ml else "" for s in columns]
                 table.writerow([item.index, *cells])
     except OSError as error:
         raise cannot_write(path, error) from error

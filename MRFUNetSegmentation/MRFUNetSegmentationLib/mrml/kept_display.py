@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -23,9 +22,9 @@ def kept_display(segmentation_node) -> Iterator[None]:
         display.CopyContent(before)
 
 
-# Attribute of a browser node that is watched; the value is that of this process.
-_WATCHED = "MRFUNetSegmentation.DisplayKeeper"
-_PROCESS = uuid.uuid4().hex
+# The browser nodes that are watched. Not a mark on the node: it would be saved with the scene, and
+# tell of a node that was loaded that it is watched.
+_watched: list[vtk.vtkWeakReference] = []
 
 
 class DisplayKeeper:
@@ -37,12 +36,13 @@ class DisplayKeeper:
     def __init__(self, browser, segmentation_node) -> None:
         """Watch a browser node and the segmentation node that it changes; once is enough."""
         display = segmentation_node.GetDisplayNode() if segmentation_node is not None else None
-        if display is None or browser.GetAttribute(_WATCHED) == _PROCESS:
+        _watched[:] = [reference for reference in _watched if reference.Get() is not None]
+        if display is None or any(reference.Get() is browser for reference in _watched):
             return
-        browser.SetAttribute(_WATCHED, _PROCESS)
         self._browser, self._display = vtk.vtkWeakReference(), vtk.vtkWeakReference()
         self._browser.Set(browser)
         self._display.Set(display)
+        _watched.append(self._browser)
         self._remember()
         modified = vtk.vtkCommand.ModifiedEvent
         display.AddObserver(modified, self._on_display)

@@ -16,6 +16,7 @@ import vtk
 
 from ..checkpoints.card import SegmentClass
 from ..errors import InputError
+from .browsers import shown_index
 from .geometry import ijk_to_ras, to_vtk
 from .subject_hierarchy import place_beside
 from .volumes import check_volume_node, voxels
@@ -24,6 +25,11 @@ from .volumes import check_volume_node, voxels
 PREFIX = "MRFUNetSegmentation."
 # Provenance that every result has: the name of the model.
 MODEL = "Model"
+# Provenance of a segmentation: the largest value of the model's classes, also if that class's
+# segment is removed later, so that its value is free for nothing else.
+LARGEST_CLASS = "LargestClass"
+# Provenance of what was made of one item of a sequence: the item's index value.
+ITEM = "Item"
 # Tag of the segments that are this extension's; its value is the class's value.
 CLASS_TAG = PREFIX + "Class"
 
@@ -105,7 +111,7 @@ def put_segmentation(
         _replace_segments(node, label_image(labels, volume_node), classes)
         follows_already = reference_volume(node) is volume_node
         follow_volume(node, volume_node, undo)
-        set_provenance(node, provenance or {}, undo)
+        set_provenance(node, {**about(classes, volume_node), **(provenance or {})}, undo)
         display = node.GetDisplayNode()
         visible = {
             s: display.GetSegmentVisibility(s) for s in node.GetSegmentation().GetSegmentIDs()
@@ -117,6 +123,18 @@ def put_segmentation(
     if not follows_already:
         place_beside(node, volume_node, undo)
     return node
+
+
+def about(classes: Sequence[SegmentClass], volume_node=None) -> dict[str, str]:
+    """Return the provenance that does not depend on how a segmentation was made.
+
+    Args:
+        classes: of the model.
+        volume_node: that was segmented; None for one that is an item of a sequence itself.
+    """
+    found = {LARGEST_CLASS: str(max((c.value for c in classes), default=0))}
+    item = shown_index(volume_node) if volume_node is not None else None
+    return found if item is None else {**found, ITEM: item}
 
 
 def read_provenance(node) -> dict[str, str]:

@@ -16,11 +16,13 @@ import slicer
 
 from ..checkpoints.card import SegmentClass
 from ..errors import InputError
+from .browsers import browser_of, browsers, sequence_of
 from .geometry import ijk_to_ras, to_vtk
 from .segmentations import (
     BINARY_LABELMAP,
     GEOMETRY_PARAMETER,
     PREFIX,
+    about,
     check_labels,
     label_image,
     put_segmentation,
@@ -33,17 +35,6 @@ from .volumes import check_volume_node
 def is_sequence(node) -> bool:
     """Return whether a node is a sequence."""
     return node is not None and node.IsA("vtkMRMLSequenceNode")
-
-
-def browser_of(node):
-    """Return the browser that steps through a sequence of which the node shows an item; or None."""
-    return next((browser for browser in _browsers(node) if browser.GetSequenceNode(node)), None)
-
-
-def sequence_of(node):
-    """Return the sequence of which a node shows the item that is browsed; None if there is none."""
-    browser = browser_of(node)
-    return browser.GetSequenceNode(node) if browser else None
 
 
 def segmented_items(segmentation_node) -> tuple[object | None, list[tuple[str, object, object]]]:
@@ -80,8 +71,15 @@ class VolumeSequence:
     volume: object
 
     @classmethod
-    def of(cls, sequence) -> VolumeSequence:
+    def of(cls, sequence, volume=None) -> VolumeSequence:
         """Look at a sequence node.
+
+        Args:
+            sequence: vtkMRMLSequenceNode.
+            volume: a node of the browser that is meant, where several step through the sequence:
+                the volume node that it shows, or a segmentation that it shows together with that.
+                If None, or of none of them, it is the browser that has changed last, by a step of
+                the user for example.
 
         Raises:
             InputError: if it is not in the scene, an item is no volume that can be segmented, or
@@ -97,15 +95,21 @@ class VolumeSequence:
                 check_volume_node(sequence.GetNthDataNode(n))
             except InputError as error:
                 raise InputError(f"Item {n + 1} of the sequence {name}: {error}") from error
-        for browser in _browsers(sequence):
-            if browser.IsSynchronizedSequenceNode(sequence, True):
-                volume = browser.GetProxyNode(sequence)
-                if volume is not None:
-                    return cls(sequence, browser, volume)
-        raise InputError(
-            f"Nothing shows the volumes of the sequence {name}. In the module Sequences, make a "
-            "browser for it, then try again."
-        )
+        found = [
+            browser
+            for browser in browsers(sequence.GetScene())
+            if browser.IsSynchronizedSequenceNode(sequence, True)
+            and browser.GetProxyNode(sequence) is not None
+        ]
+        if not found:
+            raise InputError(
+                f"Nothing shows the volumes of the sequence {name}. In the module Sequences, make "
+                "a browser for it, then try again."
+            )
+        meant = browser_of(volume) if volume is not None else None
+        if meant not in found:
+            meant = max(found, key=lambda browser: browser.GetMTime())
+        return cls(sequence, meant, meant.GetProxyNode(sequence))
 
     @property
     def items(self) -> list:
@@ -114,13 +118,18 @@ class VolumeSequence:
         return [self.sequence.GetNthDataNode(n) for n in range(number)]
 
     def check_output(self, segmentation_node) -> None:
-        """Check that a segmentation node shows segmentations of this sequence already.
+        """Check that a segmentation node shows segmentations of this sequence already, or is new.
 
         Raises:
             InputError: saying what to choose instead.
         """
         shown = self.browser.GetSequenceNode(segmentation_node)
-        if shown is None or shown is self.sequence:
+        is_new = (
+            segmentation_node.IsA("vtkMRMLSegmentationNode")
+            and not segmentation_node.GetSegmentation().GetNumberOfSegments()
+            and sequence_of(segmentation_node) is None
+        )
+        if not is_new and shown in (None, self.sequence):
             raise InputError(
                 f"{segmentation_node.GetName()} is one segmentation, not those of the sequence "
                 f"{self.sequence.GetName()}. Choose another output, or create a new one."
@@ -160,7 +169,7 @@ class SegmentationSequence:
         check_labels(labels, volume_node)
         node = slicer.vtkMRMLSegmentationNode()
         node.SetName(f"{volume_node.GetName()} segmentation")
-        for name, value in self._provenance.items():
+        for name, value in {**about(self._classes), **self._provenance}.items():
             node.SetAttribute(PREFIX + name, value)
         segmentation = node.GetSegmentation()
         segmentation.SetSourceRepresentationName(BINARY_LABELMAP)
@@ -181,8 +190,8 @@ class SegmentationSequence:
         """Put the sequence into the scene, to be browsed together with the volumes.
 
         Args:
-            segmentation_node: shows the segmentations of an earlier run, which go; a new one if
-                None.
+            segmentation_node: shows the segmentations of an earlier run, which go, or has no
+                segments; a new one if None.
             undo: gets what takes the change back.
 
         Returns:
@@ -197,11 +206,17 @@ class SegmentationSequence:
         if segmentation_node is not None:
             volumes.check_output(segmentation_node)
             old = browser.GetSequenceNode(segmentation_node)
-            # Before the node changes, for the sequence takes over what changes there.
-            undo.callback(_show, browser, old, segmentation_node)
-            _no_longer_show(browser, old)
-            undo.callback(scene.AddNode, old)
-            scene.RemoveNode(old)
+            if old is not None:
+                # Before the node changes, for the sequence takes over what changes there.
+                undo.callback(_show, browser, old, segmentation_node)
+                _no_longer_show(browser, old)
+                undo.callback(scene.AddNode, old)
+                scene.RemoveNode(old)
+            else:
+                # Content and attributes of the items take the place of its own.
+                own = segmentation_node.GetSegmentation()
+                undo.callback(segmentation_node.SetAndObserveSegmentation, own)
+                undo.callback(_set_attributes, segmentation_node, _attributes(segmentation_node))
         empty = np.zeros(volumes.volume.GetImageData().GetDimensions()[::-1], np.uint8)
         node = put_segmentation(
             empty, self._classes, volumes.volume, segmentation_node, self._provenance, undo
@@ -225,14 +240,17 @@ def _show(browser, sequence, node) -> None:
     browser.EndModify(was_modifying)
 
 
+def _attributes(node) -> dict[str, str]:
+    return {name: node.GetAttribute(name) for name in node.GetAttributeNames()}
+
+
+def _set_attributes(node, attributes: Mapping[str, str]) -> None:
+    """Give a node these attributes and no others."""
+    for name in _attributes(node).keys() - attributes.keys():
+        node.RemoveAttribute(name)
+    for name, value in attributes.items():
+        node.SetAttribute(name, value)
+
+
 def _no_longer_show(browser, sequence) -> None:
     browser.RemoveSynchronizedSequenceNode(sequence.GetID())
-
-
-def _browsers(node) -> list:
-    """Return the browsers of a node's scene."""
-    scene = node.GetScene()
-    if scene is None:  # the node has been removed
-        return []
-    number = scene.GetNumberOfNodesByClass("vtkMRMLSequenceBrowserNode")
-    return [scene.GetNthNodeByClass(n, "vtkMRMLSequenceBrowserNode") for n in range(number)]

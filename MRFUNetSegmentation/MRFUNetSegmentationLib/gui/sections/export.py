@@ -8,6 +8,7 @@ from pathlib import Path
 import qt
 import slicer
 
+from ...mrml.browsers import sequence_of
 from ...mrml.dicom import export_dicom
 from ...mrml.export import export_file, export_labelmap_node
 from ...mrml.export_series import Series, Steps, files_in_steps, nodes_in_steps
@@ -80,15 +81,15 @@ class ExportSection:
             len(items),
             parameters.exportContent,
             parameters.exportFormat,
-            bool(self._volume.GetAttribute("DICOM.instanceUIDs")),
+            from_dicom=bool(self._volume.GetAttribute("DICOM.instanceUIDs")),
+            in_sequence=sequence_of(self._volume) is not None,
         )
         self._content.show(choices.contents, choices.content)
         self._format.show(choices.formats, choices.format)
         grids = [(VOLUME, _("As in the scene")), (FILE, _("As in the scan's file"))]
         self._grid.show(grids, parameters.exportGrid)
-        is_file = choices.format not in (LABEL_MAP_NODE, DICOM)
-        self._ui.exportGridSelector.setVisible(is_file)
-        self._ui.exportGridLabel.setVisible(is_file)
+        self._ui.exportGridSelector.setVisible(choices.has_grids)
+        self._ui.exportGridLabel.setVisible(choices.has_grids)
         self._ui.exportButton.setText(_("Export…") if self._asks else _("Export"))
 
     def cancel(self) -> None:
@@ -100,6 +101,11 @@ class ExportSection:
     @property
     def _asks(self) -> bool:
         return self._choices.format != LABEL_MAP_NODE
+
+    @property
+    def _chosen_grid(self) -> str:
+        """The grid that was chosen, perhaps for another volume, where there is a choice."""
+        return self._parameters.exportGrid if self._choices.has_grids else VOLUME
 
     def _choose(self, parameter: str) -> Callable[[str], None]:
         def choose(value: str) -> None:
@@ -126,7 +132,7 @@ class ExportSection:
 
     def _begin(self, folder: Path) -> None:
         """Begin to export several segmentations."""
-        kind, grid = self._choices.format, self._parameters.exportGrid
+        kind, grid = self._choices.format, self._chosen_grid
         if self._choices.content == ALL_SAMPLES:
             series = Series.of_samples(self._samples)
         else:
@@ -172,7 +178,7 @@ class ExportSection:
     def _write(self, path: Path) -> str:
         """Export one segmentation; return what is to be said about it."""
         kind, content = self._choices.format, self._choices.content
-        volume, samples, grid = self._volume, self._samples, self._parameters.exportGrid
+        volume, samples, grid = self._volume, self._samples, self._chosen_grid
         node = samples.shown if content == SAMPLE else self._segmentation
         if kind == LABEL_MAP_NODE:
             name = export_labelmap_node(node, volume).GetName()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import vtk
 
-from ...mrml.sequences import browser_of, sequence_of
+from ...mrml.browsers import browser_of, sequence_of, shown_index
+from ...mrml.segmentations import ITEM, read_provenance, reference_volume
 from ..i18n import _
 from ..model_list import ModelEntry
 from ..observation import Observation
@@ -18,18 +21,30 @@ class InputSection:
     The slider steps through the sequence as Slicer's own toolbar does, which it follows.
     """
 
-    def __init__(self, ui) -> None:
-        """Take over the section's widgets."""
-        self._ui = ui
+    def __init__(self, ui, on_step: Callable[[], None] | None = None) -> None:
+        """Take over the section's widgets.
+
+        Args:
+            ui: the panel's widgets.
+            on_step: called when another item of the sequence is shown.
+        """
+        self._ui, self._on_step = ui, on_step
         self._parameters = None
         self._model = ModelEntry("", "")
-        self._observation = Observation(self._show)
+        self._item: str | None = None
+        self._observation = Observation(self._follow)
         ui.sequenceSlider.connect("valueChanged(int)", self._go)
 
     @property
     def sequence(self):
         """The sequence all volumes of which a run segments; None for one volume."""
         return self._offered if self._parameters and self._parameters.wholeSequence else None
+
+    @property
+    def item(self) -> str | None:
+        """Index value of the item that is shown and segmented alone; None for a whole sequence."""
+        volume = self._parameters.inputVolume if self._parameters else None
+        return shown_index(volume) if volume and self.sequence is None else None
 
     def show(self, parameters, model: ModelEntry) -> None:
         """Show what is to be known of the volume.
@@ -50,6 +65,12 @@ class InputSection:
         """Stop to follow the volume."""
         self._observation.stop()
 
+    def _follow(self) -> None:
+        before = self._item
+        self._show()
+        if self._item != before and self._on_step:
+            self._on_step()
+
     @property
     def _offered(self):
         """The sequence of several volumes of which the chosen one is shown; or None."""
@@ -59,6 +80,7 @@ class InputSection:
 
     def _show(self) -> None:
         volume = self._parameters.inputVolume if self._parameters else None
+        self._item = shown_index(volume) if volume else None
         offered = self._offered if volume else None
         number = offered.GetNumberOfDataNodes() if offered else 0
         box = self._ui.wholeSequenceCheckBox
@@ -71,8 +93,24 @@ class InputSection:
             lines.append(suitability(dimensions, volume.GetSpacing(), self._model.modality))
         if self.sequence:
             lines.append(about_sequence(number, self._model.samples))
+        if offered and (remark := self._about_output(volume, offered)):
+            lines.append(remark)
         self._ui.inputRemark.setText("\n".join(lines))
         self._ui.inputRemark.setVisible(bool(lines))
+
+    def _about_output(self, volume, sequence) -> str:
+        """Return a remark if the segmentation is of another item than the one that is shown."""
+        output = self._parameters.outputSegmentation
+        if output is None or reference_volume(output) is not volume:
+            return ""
+        # One that shows a segmentation of each item shows that of the same one.
+        index = read_provenance(output).get(ITEM)
+        if index in (None, self._item):
+            return ""
+        # As the slider counts; the item may have been removed.
+        place = sequence.GetItemNumberFromIndexValue(index)
+        text = _("The segmentation shown is of item {item} of the sequence.")
+        return text.format(item=place + 1 if place >= 0 else index)
 
     def _show_place(self, browser) -> None:
         """Show where a browser is; None hides the slider."""
