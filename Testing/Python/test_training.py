@@ -13,9 +13,9 @@ import torch
 from MRFUNetSegmentationLib.checkpoints.load import load_checkpoint
 from MRFUNetSegmentationLib.cli.main import main
 from MRFUNetSegmentationLib.errors import MRFUNetError
-from MRFUNetSegmentationLib.networks import MRFUNet
+from MRFUNetSegmentationLib.networks import MRFUNet, ProbabilisticUNet, ProbabilisticUNetConfig
 from MRFUNetSegmentationLib.training import config as config_module
-from MRFUNetSegmentationLib.training.config import ConfigError, load_config
+from MRFUNetSegmentationLib.training.config import ConfigError, ElboConfig, load_config
 from MRFUNetSegmentationLib.training.labels import (
     CSF,
     GREY_MATTER,
@@ -535,6 +535,17 @@ def test_offsets_move_the_logits_of_what_is_kept(data):
         torch.testing.assert_close(
             difference[:, value], torch.full_like(difference[:, value], offset)
         )
+
+
+def test_prior_of_what_is_kept_is_wider(data):
+    config = replace(load_config(data / "small.toml"), elbo=ElboConfig(prior_scale=1.5))
+    network = ProbabilisticUNet(ProbabilisticUNetConfig(dim=2, classes=2, filters=(4, 8), latent=3))
+    image = torch.randn(1, 1, 16, 16)
+    before, after = network.eval().prior(image), finished(network, config).prior(image)
+    torch.testing.assert_close(after.mean, before.mean)
+    torch.testing.assert_close(after.stddev, 1.5 * before.stddev)
+    with pytest.raises(ConfigError, match="prior_scale must be above 0"):
+        ElboConfig(prior_scale=0)
 
 
 def test_offsets_must_fit_the_network(data):

@@ -183,6 +183,11 @@ class GaussianEncoder(nn.Module):
         mean, log_scale = self.moments(pooled).chunk(2, dim=1)
         return Independent(Normal(mean, log_scale.exp(), validate_args=False), 1)
 
+    @torch.no_grad()
+    def scale_by(self, factor: float) -> None:
+        """Multiply the standard deviations by a factor, for good."""
+        self.moments.bias[len(self.moments.bias) // 2 :] += math.log(factor)
+
 
 class _NoLatent(nn.Module):
     """Gaussian over a latent space without dimensions."""

@@ -234,6 +234,9 @@ class ElboConfig:
         foreground: share of the foreground that the untrained network expects; None for a half.
         prior_share: weight, 0..1, of samples of the prior in the reconstruction, see
             `elbo.elbo_terms`.
+        prior_scale: by which the prior's standard deviations are multiplied when a network is
+            validated and kept. The prior learns from where the posteriors of training images lie;
+            how far apart raters of other images are is read off those of the validation.
     """
 
     beta: float = 1.0
@@ -241,8 +244,11 @@ class ElboConfig:
     target: float | None = None
     foreground: float | None = None
     prior_share: float = 0.0
+    prior_scale: float = 1.0
 
     def __post_init__(self) -> None:
+        if self.prior_scale <= 0:
+            raise ConfigError(f"prior_scale must be above 0, got {self.prior_scale}")
         if not 0 <= self.prior_share <= 1:
             raise ConfigError(f"prior_share must lie in 0..1, got {self.prior_share}")
         if self.foreground is not None and not 0 < self.foreground < 1:

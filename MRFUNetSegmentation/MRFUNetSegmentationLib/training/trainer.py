@@ -347,11 +347,15 @@ def _layout(config: TrainingConfig) -> torch.memory_format:
 
 
 def finished(network: nn.Module, config: TrainingConfig) -> nn.Module:
-    """Return a trained network as it is validated and kept: with the configuration's offsets."""
-    if not config.logit_offsets:
+    """Return a trained network as it is validated and kept: with offsets, and a wider prior."""
+    scale = config.elbo.prior_scale
+    if not config.logit_offsets and scale == 1:
         return network
     network = copy.deepcopy(network)
-    network.unet.add_to_logits(config.logit_offsets)
+    if config.logit_offsets:
+        network.unet.add_to_logits(config.logit_offsets)
+    if scale != 1:
+        network.prior_encoder.scale_by(scale)
     return network
 
 
