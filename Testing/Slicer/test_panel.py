@@ -430,6 +430,7 @@ def test_sequence_is_segmented_browsed_and_exported(panel, tmp_path, monkeypatch
     assert len(set(shown)) == 3
     assert len({volumes for volumes, _pixels in shown}) == 3
     picture("9-sequence")
+    ui.exportSection.collapsed = False
     monkeypatch.setattr(panel.widget.panel._export, "_ask_for_path", lambda: str(tmp_path))
     panel.choose(ui.exportContentSelector, "all 3 volumes")
     panel.choose(ui.exportFormatSelector, "(.nrrd)")
