@@ -332,7 +332,7 @@ SMALLER = (
     ("filters = [16, 32, 64, 96, 128]", "filters = [4, 8]"),
     ("shape = [160, 192]", "shape = [40, 48]"),
     ("voxel_size = [0.9, 1.2]", "voxel_size = [3.8, 4.2]"),
-    ("slabs = 600", "slabs = 4"),
+    ("slabs = 1500", "slabs = 4"),
     ("validate_every = 1000", "validate_every = 6"),
 )
 
