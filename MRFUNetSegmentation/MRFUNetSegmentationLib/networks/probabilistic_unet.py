@@ -199,6 +199,9 @@ class _NoLatent(nn.Module):
         nothing = x.new_zeros(len(x), 0)
         return Independent(Normal(nothing, nothing, validate_args=False), 1)
 
+    def scale_by(self, factor: float) -> None:
+        """Do nothing: there are no standard deviations."""
+
 
 class _NoShift(nn.Module):
     """What a latent without dimensions adds to the features."""
