@@ -16,6 +16,7 @@ from MRFUNetSegmentationLib.checkpoints.load import build_network, save_checkpoi
 from MRFUNetSegmentationLib.training.card import BRAIN_TISSUE_CLASSES
 from MRFUNetSegmentationLib.worker.client import Worker
 from mrml_scene import load_volume, scene, scene_logics  # noqa: F401
+from sequence_tools import sequences  # noqa: F401
 
 REPOSITORY = Path(__file__).parents[2]
 

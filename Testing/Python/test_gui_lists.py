@@ -35,7 +35,6 @@ from mrml_scene import CLASSES, add_volume
 from sequence_tools import (
     add_sequence,
     browser_of,
-    sequences,  # noqa: F401 - a fixture
     shown_volume,
 )
 
@@ -230,7 +229,7 @@ def test_result_is_replaced_by_one_of_the_same_volume_and_model_only(scene):
     assert only_result(other) is None
 
 
-def test_result_of_one_item_is_not_replaced_by_that_of_another(scene, sequences):  # noqa: F811
+def test_result_of_one_item_is_not_replaced_by_that_of_another(scene, sequences):
     from MRFUNetSegmentationLib.gui.preselection import fits, only_result
     from MRFUNetSegmentationLib.mrml.segmentations import write_segmentation
 

@@ -9,7 +9,6 @@ from sampling_tools import write_model
 from sequence_tools import (
     add_sequence,
     browser_of,
-    sequences,  # noqa: F401 - a fixture
     shown_volume,
 )
 from test_gui_panel import MATRIX, blobs, harness, volume  # noqa: F401 - fixtures

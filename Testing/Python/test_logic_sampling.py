@@ -25,7 +25,6 @@ from MRFUNetSegmentationLib.mrml.volumes import read_volume, voxels  # noqa: E40
 from mrml_scene import OBLIQUE, add_volume  # noqa: E402
 from sampling_tools import ambiguous_checkpoint  # noqa: E402
 from test_logic import change_voxel, poll_to_the_end, remove_volume, state_of  # noqa: E402
-from test_mrml_samples import sequences  # noqa: E402, F401 - a fixture
 from worker_tools import blobs, wait_until  # noqa: E402
 
 MATRIX = OBLIQUE @ np.diag([3.0, 2.4, 1.0, 1.0])
@@ -41,7 +40,7 @@ def model(tmp_path_factory, tiny_card):
 
 
 @pytest.fixture
-def volume_node(scene, sequences):  # noqa: F811
+def volume_node(scene, sequences):
     return add_volume(scene, blobs((40, 36, 32)), MATRIX, "Scan")
 
 

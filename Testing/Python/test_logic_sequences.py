@@ -8,19 +8,18 @@ slicer = pytest.importorskip("slicer")
 from MRFUNetSegmentationLib.checkpoints.load import load_checkpoint  # noqa: E402
 from MRFUNetSegmentationLib.errors import Cancelled, InputError  # noqa: E402
 from MRFUNetSegmentationLib.inference.engine import Segmenter  # noqa: E402
+from MRFUNetSegmentationLib.mrml.browsers import sequence_of  # noqa: E402
 from MRFUNetSegmentationLib.mrml.export import read_labels  # noqa: E402
-from MRFUNetSegmentationLib.mrml.sequences import sequence_of  # noqa: E402
 from MRFUNetSegmentationLib.mrml.volumes import read_volume, voxels  # noqa: E402
 from mrml_scene import add_volume, put_under_linear_transform, rotation  # noqa: E402
 from sampling_tools import write_model  # noqa: E402
 from sequence_tools import add_sequence, browser_of, shown_volume  # noqa: E402
 from test_logic import MATRIX, poll_to_the_end, state_of  # noqa: E402
-from test_mrml_samples import sequences  # noqa: E402, F401 - a fixture
 from worker_tools import blobs  # noqa: E402
 
 
 @pytest.fixture
-def sequence(scene, sequences):  # noqa: F811
+def sequence(scene, sequences):
     arrays = [blobs(), blobs()[::-1], blobs((64, 72, 80))]
     return add_sequence(scene, arrays, [MATRIX] * 3)
 

@@ -31,15 +31,6 @@ def scan(tmp_path_factory):
     return write_scan(tmp_path_factory.mktemp("scan"))
 
 
-@pytest.fixture
-def sequences(scene):
-    """The scene, with nodes of sequences and browsers in it."""
-    logic = slicer.vtkSlicerSequencesLogic()
-    logic.SetMRMLScene(scene)
-    yield scene
-    logic.SetMRMLScene(None)
-
-
 @pytest.mark.parametrize("kept", [[], ["--keep-samples"]], ids=str)
 def test_nodes_are_the_files(scan, model, tmp_path, sequences, kept):
     """The file is left-handed: the scene gets it with its last axis turned round."""
@@ -75,11 +66,11 @@ def test_nodes_are_the_files(scan, model, tmp_path, sequences, kept):
         np.testing.assert_array_equal(overlay, result.maps["mutual_information"][::-1])
 
 
-def test_maps_of_an_mrf_unet_are_overlays(scan, tiny_checkpoint, tmp_path, sequences):
+def test_maps_of_an_mrf_unet_are_overlays(scan, tiny_checkpoint, tmp_path, scene):
     out, names = tmp_path / "out", ["entropy", "variance"]
     assert main(["segment", str(scan), "-o", str(out), "--model", str(tiny_checkpoint), "--device",
                  "cpu", "--uncertainty", ",".join(names)]) == 0  # fmt: skip
-    composite = sequences.AddNewNodeByClass("vtkMRMLSliceCompositeNode", "Red")
+    composite = scene.AddNewNodeByClass("vtkMRMLSliceCompositeNode", "Red")
     node = show_result_folder(out)
     (segmentation,) = slicer.util.getNodesByClass("vtkMRMLSegmentationNode")
     written = read_result_folder(out)

@@ -35,7 +35,6 @@ from mrml_scene import (  # noqa: E402
     put_under_linear_transform,
     rotation,
 )
-from sequence_tools import sequences  # noqa: E402, F401 - a fixture
 from test_mrml_samples import sampled_result  # noqa: E402
 from test_mrml_segmentations import state  # noqa: E402
 from vtk.util.numpy_support import vtk_to_numpy  # noqa: E402
@@ -118,7 +117,7 @@ class SliceView:
 
 
 @pytest.fixture
-def volume(scene, sequences):  # noqa: F811
+def volume(scene, sequences):
     """A dark scan in shades of grey."""
     node = add_volume(scene, phantom().astype(np.float32), np.eye(4))
     node.CreateDefaultDisplayNodes()

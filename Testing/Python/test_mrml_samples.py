@@ -50,7 +50,6 @@ from mrml_scene import (  # noqa: E402
 from sequence_tools import (  # noqa: E402
     add_sequence,
     browser_of,
-    sequences,  # noqa: F401 - a fixture
     shown_volume,
 )
 from test_mrml_segmentations import state  # noqa: E402
@@ -135,7 +134,7 @@ def result(tiny_card) -> SampledResult:
 
 
 @pytest.fixture
-def volume(scene, sequences):  # noqa: F811
+def volume(scene, sequences):
     return add_volume(scene, phantom().astype(np.float32), OBLIQUE)
 
 
@@ -477,7 +476,7 @@ def test_removed_set_leaves_the_consensus(volume, result):
     assert after["items"] == before["items"]
 
 
-def test_samples_of_an_item_of_a_sequence_say_of_which(scene, sequences, tiny_card):  # noqa: F811
+def test_samples_of_an_item_of_a_sequence_say_of_which(scene, sequences, tiny_card):
     scans = add_sequence(scene, [phantom().astype(np.float32)] * 2, [OBLIQUE] * 2)
     browser_of(scans).SetSelectedItemNumber(1)
     samples = write_samples(sampled_result(tiny_card), shown_volume(scans), overlays=[])

@@ -8,7 +8,7 @@ import pytest
 slicer = pytest.importorskip("slicer")
 
 from MRFUNetSegmentationLib.errors import InputError  # noqa: E402
-from MRFUNetSegmentationLib.mrml.browsers import shown_index  # noqa: E402
+from MRFUNetSegmentationLib.mrml.browsers import sequence_of, shown_index  # noqa: E402
 from MRFUNetSegmentationLib.mrml.export import read_labels  # noqa: E402
 from MRFUNetSegmentationLib.mrml.segmentations import (  # noqa: E402
     read_provenance,
@@ -18,14 +18,12 @@ from MRFUNetSegmentationLib.mrml.segmentations import (  # noqa: E402
 from MRFUNetSegmentationLib.mrml.sequences import (  # noqa: E402
     SegmentationSequence,
     VolumeSequence,
-    sequence_of,
 )
 from MRFUNetSegmentationLib.mrml.volumes import voxels  # noqa: E402
 from mrml_scene import CLASSES, OBLIQUE, SEGMENT_IDS, add_volume, phantom, translation  # noqa: E402
 from sequence_tools import (  # noqa: E402
     add_sequence,
     browser_of,
-    sequences,  # noqa: F401 - a fixture
     shown_volume,
 )
 from test_mrml_segmentations import state  # noqa: E402
@@ -42,7 +40,7 @@ def labels_of(item: int) -> np.ndarray:
 
 
 @pytest.fixture
-def sequence(scene, sequences):  # noqa: F811
+def sequence(scene, sequences):
     return add_sequence(scene, [np.ones(shape, np.int16) for shape in SHAPES], MATRICES)
 
 
@@ -221,7 +219,7 @@ def test_segmentation_of_one_item_says_of_which(scene, sequence):
     assert "Item" not in read_provenance(alone)
 
 
-def test_sequences_that_cannot_be_segmented(scene, sequences):  # noqa: F811
+def test_sequences_that_cannot_be_segmented(scene, sequences):
     empty = scene.AddNewNodeByClass("vtkMRMLSequenceNode", "Empty")
     with pytest.raises(InputError, match="is empty"):
         VolumeSequence.of(empty)
