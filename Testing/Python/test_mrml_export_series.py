@@ -12,12 +12,14 @@ slicer = pytest.importorskip("slicer")
 from MRFUNetSegmentationLib.errors import InputError, OutputError  # noqa: E402
 from MRFUNetSegmentationLib.mrml import export  # noqa: E402
 from MRFUNetSegmentationLib.mrml.export_series import (  # noqa: E402
+    Item,
     Series,
     files_in_steps,
     finish,
     nodes_in_steps,
 )
 from MRFUNetSegmentationLib.mrml.geometry import ijk_to_ras  # noqa: E402
+from MRFUNetSegmentationLib.mrml.results import volumes_ml  # noqa: E402
 from MRFUNetSegmentationLib.mrml.samples import write_samples  # noqa: E402
 from MRFUNetSegmentationLib.mrml.segmentations import write_segmentation  # noqa: E402
 from MRFUNetSegmentationLib.mrml.sequences import (  # noqa: E402
@@ -37,7 +39,6 @@ from mrml_scene import (  # noqa: E402
 from sequence_tools import (  # noqa: E402
     add_sequence,
     browser_of,
-    sequences,  # noqa: F401 - a fixture
     shown_volume,
 )
 from test_mrml_export import add_user_segment, box  # noqa: E402
@@ -175,7 +176,7 @@ def test_samples_whose_volume_was_removed(scene, samples, volume, tmp_path):
 
 
 @pytest.fixture
-def segmented(scene, sequences):  # noqa: F811
+def segmented(scene, sequences):
     """A segmentation node that shows those of three scans."""
     matrices = [translation(5 * n, 0, 0) @ OBLIQUE for n in range(3)]
     labels = [np.roll(phantom(), n, axis=0) for n in range(3)]
@@ -273,3 +274,19 @@ def test_what_is_of_no_sequence(volume, segmented):
     sequence.RemoveDataNodeAtValue("1.5")
     with pytest.raises(InputError, match=r"at 1\.5 of the sequence was removed"):
         Series.of_sequence(node)
+
+
+def test_volumes_of_voxels_whose_axes_are_not_at_right_angles(scene, tmp_path, sequences):
+    tilted = np.diag([1.0, 2.0, 3.0, 1.0])
+    tilted[:3, 2] = 0, 3 * np.sin(0.35), 3 * np.cos(0.35)
+    volume = add_volume(scene, phantom().astype(np.float32), tilted)
+    node = write_segmentation(phantom(), CLASSES, volume)
+    entries = export.entries_of(node, None)
+    expected = {e.segment_id: (phantom() == e.value).sum() * 6e-3 * np.cos(0.35) for e in entries}
+    assert volumes_ml(node) == pytest.approx(expected)
+    item = Item("1", node, volume, placed_by=volume)
+    *_, table = finish(files_in_steps(tmp_path, Series("scan", "scan", scene, [item])))
+    with table.open(encoding="utf-8", newline="") as file:
+        (row,) = csv.DictReader(file)
+    for segment_id, ml in expected.items():
+        assert float(row[f"{segment_id}_ml"]) == pytest.approx(ml, abs=1e-3)

@@ -36,7 +36,8 @@ class Geometry:
     @property
     def voxel_ml(self) -> float:
         """Volume of a voxel, ml; with axes that are not at right angles less than of a box."""
-        shear = abs(float(np.linalg.det(np.reshape(self.direction, (3, 3)))))
+        # Rounded, so that right angles change nothing at all.
+        shear = round(abs(float(np.linalg.det(np.reshape(self.direction, (3, 3))))), 9)
         return float(np.prod(self.spacing)) * shear / 1000
 
     def apply_to(self, image: sitk.Image) -> sitk.Image:

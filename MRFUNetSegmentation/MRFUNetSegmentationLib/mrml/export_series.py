@@ -24,6 +24,7 @@ from .export import (
     write_file,
 )
 from .file_grid import VOLUME, on_grid
+from .geometry import exact_geometry, ijk_to_ras
 from .samples import SampleSet
 from .segmentations import reference_volume
 from .sequences import segmented_items
@@ -235,8 +236,8 @@ def _columns(all_entries: Sequence[Sequence[Entry]]) -> dict[str, str]:
 def _volumes_ml(labels: np.ndarray, volume_node, entries: Sequence[Entry]) -> dict[str, float]:
     """Return the volume of each segment, by its ID."""
     counts = np.bincount(labels.ravel(), minlength=256)
-    voxel_ml = float(np.prod(volume_node.GetSpacing())) / 1000
-    return {entry.segment_id: float(counts[entry.value]) * voxel_ml for entry in entries}
+    ml = exact_geometry(ijk_to_ras(volume_node), volume_node.GetImageData()).voxel_ml
+    return {entry.segment_id: float(counts[entry.value]) * ml for entry in entries}
 
 
 def _write_table(

@@ -10,15 +10,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import vtk
 
+from .geometry import exact_geometry, to_numpy
 from .overlays import MAP
 from .posterior import map_volumes
 from .samples import SampleSet, sample_sets
 from .segmentations import BINARY_LABELMAP
 from .tables import interval
 from .volumes import voxels
-
-_MM3_PER_ML = 1000.0
 
 
 @dataclass(frozen=True)
@@ -119,8 +119,8 @@ def volumes_ml(segmentation_node) -> dict[str, float]:
         if image.GetPointData().GetScalars() is None or image.IsEmpty():
             volumes[segment_id] = 0.0
             continue
-        label = segment.GetLabelValue()
-        voxel_ml = abs(np.prod(image.GetSpacing())) / _MM3_PER_ML
-        number = np.count_nonzero(voxels(image) == label)
-        volumes[segment_id] = float(number * voxel_ml)
+        matrix = vtk.vtkMatrix4x4()
+        image.GetImageToWorldMatrix(matrix)
+        number = np.count_nonzero(voxels(image) == segment.GetLabelValue())
+        volumes[segment_id] = float(number * exact_geometry(to_numpy(matrix), image).voxel_ml)
     return volumes
