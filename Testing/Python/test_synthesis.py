@@ -300,7 +300,7 @@ def test_thick_slices_average_along_one_axis():
     noise = draw(5).noise(SHAPE)
     thick = 0
     for seed in range(12):
-        image = acquisition._low_resolution(noise, config, 1.0, draw(seed))
+        image = acquisition.drawn_resolution(SHAPE, config, 1.0, draw(seed)).of(noise)
         kept = [image.diff(dim=a).square().mean() / noise.diff(dim=a).square().mean() for a in
                 range(3)]  # fmt: skip
         assert min(kept) < 0.7

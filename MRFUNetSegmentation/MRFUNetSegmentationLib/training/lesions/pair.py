@@ -18,7 +18,7 @@ from ..labels import (
     WHITE_MATTER_LABEL,
     LabelMap,
 )
-from ..synthesis.acquisition import acquired
+from ..synthesis.acquisition import Resolution, acquired, drawn_resolution
 from ..synthesis.config import SynthesisConfig
 from ..synthesis.contrast import intensities, with_mixed_borders
 from ..synthesis.coverage import skull_stripped
@@ -28,7 +28,10 @@ from .maps import LesionMap, from_label_map
 from .raters import RaterConfig, draw_rater, evidence, marked
 
 _SUBSET = 50_000  # voxels that the percentiles are read from
-_CLEAR = 3.0  # mm from any lesion: what lesions are compared with
+_CLEAR = 3.0  # mm from any lesion: where there is what lesions are compared with
+_NEVER = -100.0  # distance of what is not white matter: nobody marks it
+_FAINTEST = 0.05  # membership that is told from none
+_ROUND = math.pi / math.sqrt(3)  # standard deviation of the logistic distribution of width 1
 
 
 @dataclass(frozen=True)
@@ -60,8 +63,8 @@ class Lesions:
     """What raters go by.
 
     Attributes:
-        distance: (R, A, S) mm from the nearest border, positive inside; far outside the white
-            matter.
+        distance: (R, A, S) mm from the nearest border that the image shows, positive inside; far
+            outside the white matter.
         nearest: (R, A, S) integers, number of the nearest lesion.
         evidence: (lesions,) on the CPU.
         spacing: voxel size, mm.
@@ -109,16 +112,22 @@ def synthesise_lesions(
     image = with_mixed_borders(image, tissue, contrast, synthesis, spacing, draw)
 
     distance, nearest = _placed_lesions(label_map, lesion_map, place, tissue, config, spacing, draw)
-    opacity = _opacity(distance, nearest, lesion_map.volumes, tissue, config, spacing, draw)
+    edge = draw.uniform(*config.edge)
+    membership = _membership(distance, nearest, lesion_map.volumes, edge, config, draw)
+    opacity = torch.maximum(membership, _dirty(distance, tissue, config, spacing, draw))
     brightest = max(contrast.grey, contrast.white) + draw.uniform(*config.contrast)
     image = image + opacity * (brightest - image)
     if draw.chance(synthesis.skull_strip):
         image, _tissue = skull_stripped(image, tissue, spacing, draw)
-    image = percentile_normalise(acquired(image, synthesis, spacing, draw), subset=_SUBSET)
+    resolution = drawn_resolution(image.shape, synthesis, spacing, draw)
+    image = percentile_normalise(acquired(image, resolution, synthesis, draw), subset=_SUBSET)
     image = image ** math.exp(synthesis.gamma * draw.normal())
-    shown = contrast_to_noise(image, tissue, distance, nearest, len(lesion_map.volumes))
+    number = len(lesion_map.volumes)
+    seen = visible_distance(resolution.of(membership), nearest, number, edge, resolution, spacing)
+    seen = torch.where(tissue == WHITE_MATTER, seen, seen.new_tensor(_NEVER))
+    shown = contrast_to_noise(image, tissue, seen > 0, distance < -_CLEAR, nearest, number)
     found = evidence(lesion_map.volumes, shown, config.raters)
-    return image, Lesions(distance, nearest, found, spacing)
+    return image, Lesions(seen, nearest, found, spacing)
 
 
 def _without_lesions(groups: Tensor, label_map: LabelMap) -> Tensor:
@@ -145,11 +154,11 @@ def _placed_lesions(
     distance = place.look_up(lesion_map.distance, scale, shift).float()
     nearest = place.look_up(lesion_map.nearest, scale, shift).long()
     distance += config.roughness * draw.smooth_field(distance.shape, max(2, 3 / spacing))
-    return torch.where(tissue == WHITE_MATTER, distance, distance.new_tensor(-100.0)), nearest
+    return torch.where(tissue == WHITE_MATTER, distance, distance.new_tensor(_NEVER)), nearest
 
 
 def contrast_to_noise(
-    image: Tensor, tissue: Tensor, distance: Tensor, nearest: Tensor, number: int
+    image: Tensor, tissue: Tensor, inside: Tensor, clear: Tensor, nearest: Tensor, number: int
 ) -> Tensor:
     """Return how much brighter each lesion is than white matter without lesions.
 
@@ -158,16 +167,17 @@ def contrast_to_noise(
     Args:
         image: (R, A, S).
         tissue: (R, A, S), of `labels`.
-        distance, nearest: as of `Lesions`.
+        inside: (R, A, S) bool, where lesions are.
+        clear: (R, A, S) bool, what is far from any.
+        nearest: (R, A, S), as of `Lesions`.
         number: of lesions.
 
     Returns:
         (number,) on the CPU, in standard deviations of grey and white matter, among which a lesion
         is to be seen; 0 of a lesion that is not in the image.
     """
-    outside, inside = distance < -_CLEAR, distance > 0
-    white = outside & (tissue == WHITE_MATTER)
-    brain = outside & ((tissue == GREY_MATTER) | (tissue == WHITE_MATTER))
+    white = clear & (tissue == WHITE_MATTER)
+    brain = clear & ((tissue == GREY_MATTER) | (tissue == WHITE_MATTER))
     if white.sum() < 2 or not inside.any():
         return torch.zeros(number)
     lesion, brightness = nearest[inside], image[inside] - image[white].median()
@@ -176,24 +186,56 @@ def contrast_to_noise(
     return (total / voxels / image[brain].std().clamp_min(1e-3)).cpu()
 
 
-def _opacity(
+def _membership(
     distance: Tensor,
     nearest: Tensor,
     volumes: Tensor,
-    tissue: Tensor,
+    edge: float,
     config: LesionConfig,
-    spacing: float,
     draw: Draw,
 ) -> Tensor:
-    """Return how much of the lesion's intensity each voxel takes on, (R, A, S) in 0..1."""
+    """Return how much of the lesions' intensity each voxel takes on, (R, A, S) in 0..1."""
     low, high = config.conspicuity
     # Small lesions are faint more often: partial volume takes some of them.
     size = (volumes / (volumes + 20)).sqrt()
     strength = low + (high - low) * draw.uniforms(len(volumes)) * (0.5 + 0.5 * size)
-    width = draw.uniform(*config.edge)
-    opacity = strength.to(distance.device)[nearest] * torch.sigmoid(distance / width)
+    return strength.to(distance.device)[nearest] * torch.sigmoid(distance / edge)
+
+
+def _dirty(
+    distance: Tensor, tissue: Tensor, config: LesionConfig, spacing: float, draw: Draw
+) -> Tensor:
+    """Return the same of white matter near lesions and ventricles, which nobody marks."""
     near = coarse_mask((distance > 0) | (tissue == VENTRICLES), 4)
     near = resize(gaussian_blur(near, (1.5 / spacing,) * 3), tuple(tissue.shape))
     mottled = 0.5 + 0.5 * draw.smooth_field(tissue.shape, max(2, 8 / spacing))
     dirty = draw.uniform(0, config.dirty) * (near * mottled).clamp(0, 1)
-    return torch.maximum(opacity, torch.where(tissue == WHITE_MATTER, dirty, 0.0))
+    return torch.where(tissue == WHITE_MATTER, dirty, 0.0)
+
+
+def visible_distance(
+    membership: Tensor,
+    nearest: Tensor,
+    number: int,
+    edge: float,
+    resolution: Resolution,
+    spacing: float,
+) -> Tensor:
+    """Return the distance from the borders that a scan shows, mm, positive inside.
+
+    A border is seen where a lesion is half as bright as at its brightest. About it brightness is
+    taken to rise like the logistic function, of the width that edge and resolution give a border.
+
+    Args:
+        membership: (R, A, S), as of the lesions, at the scan's resolution.
+        nearest: (R, A, S), as of `Lesions`.
+        number: of lesions.
+        edge: width over which lesions fade out, mm.
+        resolution: of the scan.
+        spacing: voxel size, mm.
+    """
+    brightest = torch.zeros(number, device=membership.device)
+    brightest.scatter_reduce_(0, nearest.flatten(), membership.flatten(), "amax")
+    share = membership / brightest[nearest].clamp_min(_FAINTEST)
+    spread = math.hypot(_ROUND * edge, resolution.width * spacing)
+    return spread / _ROUND * torch.logit(share, eps=1e-3)

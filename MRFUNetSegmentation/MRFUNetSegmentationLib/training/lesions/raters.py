@@ -1,7 +1,8 @@
 """A model of experts who mark lesions: what they share, and where they differ.
 
-As a generative process. An image has lesions; each has a border, a volume and a contrast-to-noise
-ratio in the image as it was acquired. A rater has habits, drawn once for a scan:
+As a generative process. An image has lesions; each has a volume, and in the image as it was
+acquired a contrast-to-noise ratio and a border, where it is half as bright as at its brightest. A
+rater has habits, drawn once for a scan:
 
 1. A boundary bias b ~ N(0, `boundary`) in mm: marks everything larger (b > 0) or smaller, plus a
    smooth field of N(0, `local_boundary`) that varies over `local_cell` mm, as habits differ

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -12,13 +13,50 @@ from .config import SynthesisConfig
 from .draw import Draw, gaussian_blur
 
 
-def acquired(image: Tensor, config: SynthesisConfig, spacing: float, draw: Draw) -> Tensor:
+@dataclass(frozen=True)
+class Resolution:
+    """How sharp a scan is.
+
+    Attributes:
+        width: standard deviation of the point spread, voxels.
+        grid: the coarser grid of voxels that it is acquired on, None for the image's own.
+    """
+
+    width: float
+    grid: tuple[int, int, int] | None
+
+    def of(self, image: Tensor) -> Tensor:
+        """Return what a scan shows of an image (R, A, S): partial volume and point spread.
+
+        Going to the coarser grid averages over the new voxel (see `grid.resize`).
+        """
+        image = gaussian_blur(image, (self.width,) * 3)
+        if self.grid is None:
+            return image
+        return resize(resize(image, self.grid), tuple(image.shape))
+
+
+def drawn_resolution(
+    shape: torch.Size, config: SynthesisConfig, spacing: float, draw: Draw
+) -> Resolution:
+    """Draw a resolution: thick slices along one axis now and then, or coarse along all."""
+    width = draw.uniform(0.2, 0.9)
+    if not draw.chance(config.low_resolution):
+        return Resolution(width, None)
+    grid = list(shape)
+    if draw.chance(0.7):
+        axis = draw.integer(3)
+        thickness = draw.uniform(spacing, max(spacing, config.slice_thickness))
+        grid[axis] = max(2, round(grid[axis] * spacing / thickness))
+    else:
+        factor = draw.uniform(1, 2)
+        grid = [max(2, round(n / factor)) for n in grid]
+    return Resolution(width, tuple(grid))
+
+
+def acquired(image: Tensor, resolution: Resolution, config: SynthesisConfig, draw: Draw) -> Tensor:
     """Return an image (R, A, S), not negative, as a scanner would record it."""
-    image = image * _bias_field(image.shape, config, draw)
-    # Partial volume and point spread.
-    image = gaussian_blur(image, (draw.uniform(0.2, 0.9),) * 3)
-    if draw.chance(config.low_resolution):
-        image = _low_resolution(image, config, spacing, draw)
+    image = resolution.of(image * _bias_field(image.shape, config, draw))
     background = image <= 1e-4
     if draw.chance(config.artefact):
         image = _ghosting(image, draw)
@@ -37,22 +75,6 @@ def acquired(image: Tensor, config: SynthesisConfig, spacing: float, draw: Draw)
 def _bias_field(shape: torch.Size, config: SynthesisConfig, draw: Draw) -> Tensor:
     coarse = draw.noise((4, 4, 4)) * draw.uniform(0, config.bias)
     return resize(coarse, tuple(shape)).exp_()
-
-
-def _low_resolution(image: Tensor, config: SynthesisConfig, spacing: float, draw: Draw) -> Tensor:
-    """Acquire on a coarser grid and come back: thick slices along one axis, or all axes.
-
-    Going down averages over the new voxel (see `grid.resize`), which is the partial volume.
-    """
-    shape = list(image.shape)
-    if draw.chance(0.7):
-        axis = draw.integer(3)
-        thickness = draw.uniform(spacing, max(spacing, config.slice_thickness))
-        shape[axis] = max(2, round(shape[axis] * spacing / thickness))
-    else:
-        factor = draw.uniform(1, 2)
-        shape = [max(2, round(n / factor)) for n in shape]
-    return resize(resize(image, tuple(shape)), tuple(image.shape))
 
 
 def _ghosting(image: Tensor, draw: Draw) -> Tensor:

@@ -27,6 +27,9 @@ _WHITENESS = {
     28: 0.75,  # ventral diencephalon
     7: 0.7,  # cerebellar white matter
 }
+# Shares of the usual contrasts other than T1. FLAIR tells grey from white matter least, so it takes
+# most to learn; few scans of today are proton density.
+_OTHERS = {"T2": 0.35, "FLAIR": 0.5, "PD": 0.15}
 # Bone and air of the label maps: dark in every usual contrast.
 _DARK = (506, 515)
 
@@ -104,7 +107,7 @@ def _contrast(config: SynthesisConfig, draw: Draw) -> tuple[Contrast, float, boo
     elif draw.chance(config.t1_share):
         name = "T1"
     else:
-        name = ("T2", "FLAIR", "PD")[draw.integer(3)]
+        name = list(_OTHERS)[draw.choice(torch.tensor(list(_OTHERS.values())))]
     typical, enhanced = CONTRASTS[name], name == "T1" and draw.chance(0.25)
     values = (typical.grey, typical.white, typical.fluid, typical.lesion)
     shifted = torch.tensor(values) + _SPREAD * draw.normals(4)

@@ -8,7 +8,7 @@ from torch import Generator, Tensor
 
 from ...inference.normalise import percentile_normalise
 from ..labels import LabelMap
-from .acquisition import acquired
+from .acquisition import acquired, drawn_resolution
 from .config import SynthesisConfig
 from .contrast import intensities, with_mixed_borders
 from .coverage import cut, defaced, skull_stripped
@@ -54,5 +54,6 @@ def synthesise(
         image = defaced(image, tissue, spacing, draw)
     if draw.chance(config.cut):
         image, tissue = cut(image, tissue, draw)
-    image = percentile_normalise(acquired(image, config, spacing, draw), subset=_SUBSET)
+    resolution = drawn_resolution(image.shape, config, spacing, draw)
+    image = percentile_normalise(acquired(image, resolution, config, draw), subset=_SUBSET)
     return image ** math.exp(config.gamma * draw.normal()), tissue
