@@ -11,11 +11,11 @@ slicer = pytest.importorskip("slicer")
 
 import vtk  # noqa: E402
 from MRFUNetSegmentationLib.errors import InputError  # noqa: E402
+from MRFUNetSegmentationLib.inference.label_maps import compress  # noqa: E402
 from MRFUNetSegmentationLib.inference.sampled import (  # noqa: E402
     ENTROPY,
     VARIANCE,
     SampledResult,
-    compress,
 )
 from MRFUNetSegmentationLib.inference.volume import Geometry  # noqa: E402
 from MRFUNetSegmentationLib.mrml import samples as samples_module  # noqa: E402

@@ -14,6 +14,7 @@ import SimpleITK as sitk
 
 from ..checkpoints.card import SegmentClass
 from ..inference.image_files import write_image
+from ..inference.label_maps import occupied_box
 
 
 def write_seg_nrrd(path: Path, label_map: sitk.Image, segments: Sequence[SegmentClass]) -> None:
@@ -52,10 +53,7 @@ def write_seg_nrrd(path: Path, label_map: sitk.Image, segments: Sequence[Segment
 
 def _extent(mask: np.ndarray, size: tuple[int, int, int]) -> str:
     """First and last voxel along i, j, k; an empty segment's is "0 -1" along each."""
-    if not mask.any():
+    box = occupied_box(mask)
+    if box is None:
         return "0 -1 0 -1 0 -1"
-    bounds = []
-    for axis in range(3):
-        occupied = np.flatnonzero(mask.any(axis=tuple({0, 1, 2} - {2 - axis})))
-        bounds += [occupied[0], occupied[-1]]
-    return " ".join(map(str, bounds))
+    return " ".join(f"{side.start} {side.stop - 1}" for side in box[::-1])

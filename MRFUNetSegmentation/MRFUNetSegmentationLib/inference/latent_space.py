@@ -15,6 +15,7 @@ from ..uncertainty.consensus import majority_consensus, mean_consensus, staple_c
 from ..uncertainty.statistics import MostProbable, RunningStatistics
 from ..uncertainty.structures import Overlaps, principal_directions, volume_statistics
 from . import sampled
+from .label_maps import compress, decompress
 from .probabilistic import Encoding
 from .run import COUNTING, SAMPLING, Progress, Run
 from .sampled import SampledResult, check_number
@@ -157,7 +158,7 @@ class LatentSpace:
                 kept = [p.numpy() for p in classes] if keep_probabilities else None
                 given = map(torch.from_numpy, kept) if keep_probabilities else classes
                 labels = statistics.add(given)
-            compressed.append(sampled.compress(labels.numpy()))
+            compressed.append(compress(labels.numpy()))
             epsilons.append(epsilon)
             on_sample(n, compressed[-1], np.stack(kept) if keep_probabilities else None)
             run.advance((n + 1) / number)
@@ -179,7 +180,7 @@ class LatentSpace:
 
         def labels(n: int) -> np.ndarray:
             run.check()
-            return sampled.decompress(compressed[n], shape)
+            return decompress(compressed[n], shape)
 
         if method == "staple":
             background = next((c.value for c in classes if c.background), None)

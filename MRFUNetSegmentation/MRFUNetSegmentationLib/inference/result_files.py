@@ -12,7 +12,8 @@ import SimpleITK as sitk
 
 from ..checkpoints.card import ModelCard
 from ..errors import InputError
-from .sampled import SampledResult, compress
+from .label_maps import compress
+from .sampled import SampledResult
 from .volume import Geometry
 
 LABEL_MAP, SEGMENTATION, REPORT, PREVIEW, VOLUMES, SAMPLES = (

@@ -5,7 +5,6 @@ Needs neither torch nor the model, so that it can be used in the process of an a
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +13,7 @@ import numpy as np
 
 from ..checkpoints.card import ModelCard
 from ..errors import InputError
+from .label_maps import decompress
 from .volume import Geometry
 
 MAXIMUM_SAMPLES = 1000
@@ -67,16 +67,6 @@ def maximum(name: str, classes: int) -> float:
     return 1.0
 
 
-def compress(labels: np.ndarray) -> bytes:
-    """Return a label map (uint8) as compressed bytes: a few per cent of its size."""
-    return zlib.compress(np.ascontiguousarray(labels, dtype=np.uint8), level=1)
-
-
-def decompress(compressed: bytes, shape: Sequence[int]) -> np.ndarray:
-    """Return the label map (*shape), uint8, that `compress` was given; not to be written to."""
-    return np.frombuffer(zlib.decompress(compressed), np.uint8).reshape(shape)
-
-
 @dataclass(frozen=True)
 class SampledResult:
     """Plausible segmentations of a volume, and what they say together.
@@ -84,7 +74,7 @@ class SampledResult:
     All arrays are [k, j, i] on the volume's own grid.
 
     Attributes:
-        compressed: the samples as `compress` gives them, in the order drawn.
+        compressed: the samples as `label_maps.compress` gives them, in the order drawn.
         seed: of the latents.
         geometry: the volume's.
         consensus: uint8, one segmentation for all samples; class k has value k.
@@ -147,7 +137,7 @@ class SampledResult:
 
     def labels(self, sample: int) -> np.ndarray:
         """Return the label map of a sample, 0 .. N - 1: uint8, class k has value k."""
-        return decompress(self.compressed[sample], self.geometry.size[::-1]).copy()
+        return decompress(self.compressed[sample], self.geometry.size[::-1])
 
     def title(self, name: str) -> str:
         """Return what a map shows, with its unit, for a legend."""

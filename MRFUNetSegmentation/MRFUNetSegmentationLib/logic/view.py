@@ -10,8 +10,9 @@ import slicer
 import vtk
 
 from ..inference.image_files import read_volume_file
+from ..inference.label_maps import compress
 from ..inference.result_files import WrittenResult, read_result_folder
-from ..inference.sampled import MUTUAL_INFORMATION, SampledResult, compress
+from ..inference.sampled import MUTUAL_INFORMATION, SampledResult
 from ..inference.volume import Geometry
 from ..mrml.overlays import MAP, add_overlay, show_overlay
 from ..mrml.posterior import map_volumes, write_with_maps

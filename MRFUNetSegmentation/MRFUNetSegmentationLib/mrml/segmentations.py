@@ -16,6 +16,7 @@ import vtk
 
 from ..checkpoints.card import SegmentClass
 from ..errors import InputError
+from ..inference.label_maps import occupied_box
 from .browsers import shown_index
 from .geometry import ijk_to_ras, to_vtk
 from .subject_hierarchy import place_beside
@@ -310,7 +311,9 @@ def label_image(labels: np.ndarray, volume_node, *, cropped: bool = False):
             least one voxel is left.
     """
     first = volume_node.GetImageData().GetExtent()[::2]
-    box = _bounding_box(labels) if cropped else tuple(slice(0, size) for size in labels.shape)
+    box = tuple(slice(0, size) for size in labels.shape)
+    if cropped:
+        box = occupied_box(labels) or (slice(0, 1),) * 3
     image = slicer.vtkOrientedImageData()
     image.SetExtent(
         [
@@ -323,17 +326,6 @@ def label_image(labels: np.ndarray, volume_node, *, cropped: bool = False):
     voxels(image)[:] = labels[box]
     image.SetGeometryFromImageToWorldMatrix(to_vtk(ijk_to_ras(volume_node)))
     return image
-
-
-def _bounding_box(labels: np.ndarray) -> tuple[slice, slice, slice]:
-    if not labels.any():
-        return (slice(0, 1),) * 3
-    box = []
-    for axis in range(3):
-        others = tuple(a for a in range(3) if a != axis)
-        occupied = np.flatnonzero(labels.any(axis=others))
-        box.append(slice(int(occupied[0]), int(occupied[-1]) + 1))
-    return tuple(box)
 
 
 # The node ------------------------------------------------------------------------------------

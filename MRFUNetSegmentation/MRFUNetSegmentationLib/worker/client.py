@@ -17,7 +17,7 @@ import numpy as np
 from ..checkpoints.card import ModelCard
 from ..checkpoints.header import find_checkpoint
 from ..errors import Cancelled, MRFUNetError, WorkerError
-from ..inference.sampled import decompress
+from ..inference.label_maps import decompress
 from ..inference.volume import Volume
 from . import folder as private
 from . import protocol, sampled

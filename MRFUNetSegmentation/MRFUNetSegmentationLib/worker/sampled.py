@@ -35,7 +35,7 @@ def sample_file(folder: Path, sample: int) -> Path:
 
 
 def write_sample(folder: Path, sample: int, compressed: bytes) -> None:
-    """Write one sample, as `inference.sampled.compress` gives it.
+    """Write one sample, as `inference.label_maps.compress` gives it.
 
     Raises:
         OSError: if that fails, on a full disk for example.

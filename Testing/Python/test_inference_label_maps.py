@@ -1,0 +1,30 @@
+import numpy as np
+import pytest
+from MRFUNetSegmentationLib.inference.label_maps import compress, decompress, occupied_box
+
+
+@pytest.fixture
+def labels():
+    array = np.zeros((9, 8, 7), np.uint8)
+    array[2, 3, 4], array[5, 3, 6] = 1, 3
+    return array
+
+
+def test_the_box_holds_all_that_is_marked(labels):
+    assert occupied_box(labels) == (slice(2, 6), slice(3, 4), slice(4, 7))
+    assert occupied_box(labels == 3) == (slice(5, 6), slice(3, 4), slice(6, 7))
+    assert occupied_box(np.zeros((2, 3, 4))) is None
+
+
+def test_label_maps_come_back_as_they_were(labels):
+    for array in (labels, np.zeros_like(labels), labels + 1, labels[::-1, :, ::2]):
+        back = decompress(compress(array), array.shape)
+        assert back.dtype == np.uint8
+        assert back.flags.writeable
+        assert np.array_equal(back, array)
+
+
+def test_what_is_empty_takes_next_to_nothing():
+    labels = np.zeros((180, 220, 180), np.uint8)
+    labels[80:90, 100:120, 60:80] = 1
+    assert len(compress(labels)) < 200
