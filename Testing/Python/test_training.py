@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from MRFUNetSegmentationLib.checkpoints.load import load_checkpoint
+from MRFUNetSegmentationLib.checkpoints.load import load_checkpoint, save_checkpoint
 from MRFUNetSegmentationLib.cli.main import main
 from MRFUNetSegmentationLib.errors import MRFUNetError
 from MRFUNetSegmentationLib.networks import MRFUNet, ProbabilisticUNet, ProbabilisticUNetConfig
 from MRFUNetSegmentationLib.training import config as config_module
+from MRFUNetSegmentationLib.training.card import trained_card
 from MRFUNetSegmentationLib.training.config import ConfigError, ElboConfig, load_config
 from MRFUNetSegmentationLib.training.labels import (
     CSF,
@@ -546,6 +547,26 @@ def test_prior_of_what_is_kept_is_wider(data):
     torch.testing.assert_close(after.stddev, 1.5 * before.stddev)
     with pytest.raises(ConfigError, match="prior_scale must be above 0"):
         ElboConfig(prior_scale=0)
+
+
+def test_what_is_kept_in_half_of_the_space_is_what_was_validated(data, tmp_path):
+    config = load_config(data / "small.toml")
+    network = MRFUNet(config.network).eval()
+    sizes = []
+    for half in (False, True):
+        kept = finished(network, replace(config, half=half))
+        path = tmp_path / f"{half}.safetensors"
+        save_checkpoint(path, kept, trained_card(config, 1, {}), half)
+        sizes.append(path.stat().st_size)
+        loaded = load_checkpoint(path).network.state_dict()
+        for name, value in kept.state_dict().items():
+            assert loaded[name].dtype == value.dtype
+            assert torch.equal(loaded[name], value)
+    assert sizes[1] < 0.8 * sizes[0]  # much of so small a network is its card
+    rounded = dict(kept.named_parameters())
+    for name, value in network.named_parameters():
+        assert torch.equal(rounded[name], value) == (value.dim() == 1)
+        torch.testing.assert_close(rounded[name], value, rtol=5e-4, atol=1e-7)
 
 
 def test_offsets_must_fit_the_network(data):

@@ -62,8 +62,28 @@ def load_checkpoint(name_or_path: str | Path) -> Checkpoint:
     return Checkpoint(network.eval(), info.card, info.path, info.sha256())
 
 
-def save_checkpoint(path: Path, network: nn.Module, card: ModelCard) -> None:
+def halve(network: nn.Module) -> None:
+    """Round the kernels and matrices of a network to float16, for a file of half the size.
+
+    Biases, and what normalisation needs, stay as they are: they are few, and may be large.
+    """
+    with torch.no_grad():
+        for value in filter(_can_be_halved, network.state_dict().values()):
+            value.copy_(value.half())
+
+
+def _can_be_halved(value: torch.Tensor) -> bool:
+    return value.is_floating_point() and value.dim() > 1
+
+
+def save_checkpoint(path: Path, network: nn.Module, card: ModelCard, half: bool = False) -> None:
     """Write a network and its card to one file; an existing file is replaced in one step.
+
+    Args:
+        path: of the file.
+        network: in any mode, on any device.
+        card: describes it.
+        half: store kernels and matrices as float16; see `halve`, which makes that lossless.
 
     Raises:
         CheckpointError: if the card does not describe the network.
@@ -71,6 +91,8 @@ def save_checkpoint(path: Path, network: nn.Module, card: ModelCard) -> None:
     """
     card = ModelCard.from_dict(card.to_dict(), str(path))
     state = {key: value.contiguous().cpu() for key, value in network.state_dict().items()}
+    if half:
+        state = {k: v.half() if _can_be_halved(v) else v for k, v in state.items()}
     _check_state(path, state, build_network(card, str(path)).state_dict())
     partial = path.with_name(f".{path.name}.partial")
     try:

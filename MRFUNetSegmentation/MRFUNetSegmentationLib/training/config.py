@@ -304,6 +304,7 @@ class TrainingConfig:
         elbo: of a Probabilistic U-Net.
         weight_decay: of AdamW.
         ema: decay of the moving average of weights that validation and the result use.
+        half: whether the checkpoint holds kernels and matrices as float16, in half of the space.
         gradient_norm: largest norm of the gradient.
         save_every: steps between saved states.
         validate_every: steps between validations.
@@ -326,6 +327,7 @@ class TrainingConfig:
     elbo: ElboConfig = field(default_factory=ElboConfig)
     weight_decay: float = 0.0
     ema: float = 0.998
+    half: bool = False
     gradient_norm: float = 1.0
     save_every: int = 100
     validate_every: int = 500

@@ -16,7 +16,7 @@ from lightning.fabric import Fabric
 from torch import Generator, Tensor, nn
 
 from ..checkpoints.architectures import describe
-from ..checkpoints.load import Checkpoint, build_network, save_checkpoint
+from ..checkpoints.load import Checkpoint, build_network, halve, save_checkpoint
 from ..errors import MRFUNetError
 from ..networks import ProbabilisticUNet
 from .card import trained_card
@@ -245,7 +245,7 @@ class Trainer:
             self.stale = 0 if better else self.stale + 1
             if better:
                 card = trained_card(self.config, self.step, metrics)
-                save_checkpoint(self.checkpoint_file, network, card)
+                save_checkpoint(self.checkpoint_file, network, card, self.config.half)
         self.best, self.stale = self.fabric.broadcast((self.best, self.stale))
 
     def _save(self) -> None:
@@ -347,15 +347,17 @@ def _layout(config: TrainingConfig) -> torch.memory_format:
 
 
 def finished(network: nn.Module, config: TrainingConfig) -> nn.Module:
-    """Return a trained network as it is validated and kept: with offsets, and a wider prior."""
+    """Return a trained network as it is validated and kept: offset, with a wider prior, rounded."""
     scale = config.elbo.prior_scale
-    if not config.logit_offsets and scale == 1:
+    if not config.logit_offsets and scale == 1 and not config.half:
         return network
     network = copy.deepcopy(network)
     if config.logit_offsets:
         network.unet.add_to_logits(config.logit_offsets)
     if scale != 1:
         network.prior_encoder.scale_by(scale)
+    if config.half:
+        halve(network)
     return network
 
 
