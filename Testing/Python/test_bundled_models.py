@@ -41,7 +41,7 @@ def test_labelled_t1_reaches_the_bar_and_the_card_tells_the_scores(model, shared
     reference = tissue_table()[values]
     scores = {c: dice(labels == c, reference == c) for c in SCORED}
     assert (
-        np.mean(list(scores.values())) >= {"brain-tissue": 0.88, "brain-tissue-fast": 0.85}[model]
+        np.mean(list(scores.values())) >= {"brain-tissue": 0.885, "brain-tissue-fast": 0.88}[model]
     )
     metrics = segmenter.checkpoint.card.training["metrics"]
     for tissue, score in scores.items():
@@ -54,7 +54,7 @@ def test_grey_matter_of_another_t1(brain_tissue, shared_data):
     labels = brain_tissue.segment(read_volume_file(folder / "T1.nii.gz")).labels
     probability = labels_of(folder / "GM_prob.nii.gz") / 255
     score = dice(labels == GREY_MATTER, probability > 0.5)
-    assert score == pytest.approx(0.860, abs=0.005)  # the README tells it
+    assert score == pytest.approx(0.868, abs=0.005)  # the README tells it
 
 
 @pytest.mark.parametrize(
@@ -106,8 +106,8 @@ def test_samples_of_lesions_on_a_real_flair(shared_data):
     # The README tells these figures.
     assert dice(result.consensus > 0, experts) == pytest.approx(0.67, abs=0.01)
     (lesions,) = result.structures
-    assert lesions["consensus_ml"] == pytest.approx(5.6, abs=0.1)
+    assert lesions["consensus_ml"] == pytest.approx(5.5, abs=0.1)
     interval = [lesions["volume_ml"][end] for end in ("p5", "p95")]
-    assert interval == pytest.approx([1.35, 16.3], abs=0.2)
+    assert interval == pytest.approx([1.5, 16.1], abs=0.2)
     # They differ, but not all over: most of what is in the smallest is in the largest.
     assert 0.4 < lesions["pairwise_dice"] < 0.95
