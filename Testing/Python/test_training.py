@@ -226,7 +226,7 @@ def test_pairs_over_many_draws(label_map):
 
 def test_skull_stripping_removes_what_is_outside_and_its_labels(label_map):
     config = SynthesisConfig(
-        skull_strip=1.0, cut=0.0, noise=0.0, low_resolution=0.0, centre_spread=0.0, rotation=0.0,
+        skull_strip=1.0, cut=0.0, noise=0.0, artefact=0.0, low_resolution=0.0, centre_spread=0.0, rotation=0.0,
         scaling=0.0,
     )  # fmt: skip
     for seed in range(5):
