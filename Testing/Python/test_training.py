@@ -225,18 +225,25 @@ def test_pairs_over_many_draws(label_map):
 
 
 def test_skull_stripping_removes_what_is_outside_and_its_labels(label_map):
-    config = SynthesisConfig(
-        skull_strip=1.0, cut=0.0, noise=0.0, artefact=0.0, low_resolution=0.0, centre_spread=0.0, rotation=0.0,
-        scaling=0.0,
-    )  # fmt: skip
-    for seed in range(5):
-        rng = torch.Generator().manual_seed(seed)
-        image, tissue = synthesise(label_map, config, (44, 44, 44), 2.0, rng)
-        outside = torch.ones_like(tissue, dtype=torch.bool)
-        outside[4:-4, 4:-4, 4:-4] = False
-        assert (tissue[outside] == OTHER).all()
-        assert (image[outside] == 0).all()
-        assert (image[tissue == WHITE_MATTER] > 0).any() or (image[tissue == GREY_MATTER] > 0).any()
+    """Masks leak now and then: bits of the skull stay, as by real tools."""
+    left = {1.0: [], 0.0: []}
+    for skull_strip, shares in left.items():
+        config = SynthesisConfig(
+            skull_strip=skull_strip, cut=0.0, noise=0.0, artefact=0.0, low_resolution=0.0,
+            centre_spread=0.0, rotation=0.0, scaling=0.0,
+        )  # fmt: skip
+        for seed in range(12):
+            rng = torch.Generator().manual_seed(seed)
+            image, tissue = synthesise(label_map, config, (44, 44, 44), 2.0, rng)
+            outside = torch.ones_like(tissue, dtype=torch.bool)
+            outside[4:-4, 4:-4, 4:-4] = False
+            assert (tissue[outside] == OTHER).all()
+            shares.append(float((image[outside] > 0).float().mean()))
+            brain = (tissue == WHITE_MATTER) | (tissue == GREY_MATTER)
+            assert (image[brain] > 0).any()
+    assert sum(share == 0 for share in left[1.0]) >= 8
+    assert max(left[1.0]) < 0.1
+    assert min(left[0.0]) > 0.2, left
 
 
 def train(data: Path, folder: Path, *more: str) -> int:
