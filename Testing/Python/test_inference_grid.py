@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from MRFUNetSegmentationLib.inference.grid import ModelGrid, interpolation_weights, resize
+from MRFUNetSegmentationLib.inference.grid import ModelGrid
 from MRFUNetSegmentationLib.inference.normalise import percentile_normalise
 from MRFUNetSegmentationLib.inference.tiles import Tiling, blend
 from MRFUNetSegmentationLib.inference.volume import Geometry
@@ -50,32 +50,6 @@ def test_oblique_axes_are_taken_to_the_nearest():
     )
     assert grid.axes == (0, 2, 1)
     assert grid.flips == (False, False, True)
-
-
-def test_weights_are_linear_interpolation_upwards():
-    signal = torch.tensor([1.0, 3.0, 2.0])
-    expected = torch.nn.functional.interpolate(
-        signal[None, None], size=7, mode="linear", align_corners=False
-    )[0, 0]
-    torch.testing.assert_close(interpolation_weights(3, 7) @ signal, expected)
-
-
-@pytest.mark.parametrize(("n_in", "n_out"), [(5, 5), (7, 3), (3, 7), (100, 13), (1, 4), (9, 1)])
-def test_weights_keep_constants_and_the_centre_of_gravity(n_in, n_out):
-    weights = interpolation_weights(n_in, n_out)
-    torch.testing.assert_close(weights.sum(1), torch.ones(n_out))
-    # A ramp stays a ramp, away from the ends where the edge repeats.
-    positions = (torch.arange(n_in) + 0.5) / n_in
-    expected = (torch.arange(n_out) + 0.5) / n_out
-    inner = (expected > 2 / min(n_in, n_out)) & (expected < 1 - 2 / min(n_in, n_out))
-    # To a fiftieth of a voxel: the triangle meets a grid that its width need not divide.
-    difference = ((weights @ positions)[inner] - expected[inner]).abs()
-    assert (difference < 0.02 / n_in).all()
-
-
-def test_coarsening_averages_instead_of_skipping():
-    stripes = torch.tensor([0.0, 1.0]).repeat(32)
-    torch.testing.assert_close(resize(stripes, (16,))[1:-1], torch.full((14,), 0.5))
 
 
 def test_there_and_back_on_an_anisotropic_oblique_grid():

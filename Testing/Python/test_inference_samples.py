@@ -110,13 +110,13 @@ def test_mrf_is_the_mean_field_of_each_samples_logits(checkpoint, dim, channels)
     volume = Volume(array, geometry(array, spacing=(8.0, 8.0, 8.0)))
     segmenter = Segmenter(checkpoint, "cpu")
     space = segmenter.encode(volume)
-    for epsilon, probabilities in space.draw(2, seed=0):
-        z = space.encoding.mean + space.encoding.scale * epsilon
+    for epsilon in space.latents(2, seed=0):
+        z = space.encoding.mean + space.encoding.scale * torch.from_numpy(epsilon)
         with torch.no_grad():
             likelihood = network.log_likelihood(network.decode(space.encoding.projected, z))
             *_, expected = mean_field(likelihood, network.mrf, network.config.iterations)
         expected = segmenter.predictor.batches.join(expected)
-        for value, found in enumerate(probabilities):
+        for value, found in enumerate(space.probabilities(epsilon)):
             back = space.to_volume.grid.restore(expected[value])
             torch.testing.assert_close(found, back, atol=1e-5, rtol=1e-4)
 

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from ..checkpoints.card import SegmentClass
-from ..inference.grid import ModelGrid, resize
+from ..inference.grid import ModelGrid
 from ..inference.overlay_colors import LOW, inferno
+from ..inference.separable import resize
 from ..inference.volume import Volume
 
 _HEIGHT = 360  # pixels of the tallest plane

@@ -14,7 +14,7 @@ from ..checkpoints.card import ModelCard
 from ..checkpoints.load import Checkpoint
 from ..errors import InputError, lacks_memory, too_little_memory
 from ..networks import MRFUNet, ProbabilisticUNet
-from ..uncertainty.statistics import MostProbable, entropy, label_variance
+from ..uncertainty.statistics import entropy, label_variance
 from .batches import Slices, WholeVolume, slice_axis
 from .devices import describe_device, resolve_device
 from .grid import ModelGrid, bounding_box
@@ -316,13 +316,11 @@ class Segmenter:
         space = self._encode(volume, Run(begins, progress, cancelled))
         run = space.run
         run.begin(SAMPLING)
-        for n, (_, probabilities) in enumerate(space.draw(number, seed)):
+        for n, epsilon in enumerate(space.latents(number, seed)):
             with run.checking():
-                winner = MostProbable()
-                for value, probability in enumerate(probabilities):
-                    winner.take(value, probability)
+                labels = space.labels(epsilon)
             run.advance((n + 1) / number)
-            yield self._segmentation(winner.labels.numpy(), volume, run)
+            yield self._segmentation(labels, volume, run)
         run.end()
 
     def _check_samples(self) -> None:
@@ -428,14 +426,13 @@ class Segmenter:
         self, posterior: Tensor, to_volume: ToVolume, maps: Collection[str], run: Run
     ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Return labels and maps on the volume's grid, holding one class at a time."""
-        winner, found = MostProbable(), {}
-        for value, probability in enumerate(to_volume.probabilities(posterior)):
-            winner.take(value, probability)
+        labels, found = to_volume.labels(posterior).numpy(), {}
+        for value, probability in enumerate(to_volume.probabilities(posterior) if maps else ()):
             for name in maps:
                 share = UNCERTAINTY_OF_ONE[name]([probability])
                 found[name] = found[name] + share if name in found else share
             run.advance((value + 1) / len(posterior))
-        return winner.labels.numpy(), {name: values.numpy() for name, values in found.items()}
+        return labels, {name: values.numpy() for name, values in found.items()}
 
 
 def _check_size(grid: ModelGrid) -> None:

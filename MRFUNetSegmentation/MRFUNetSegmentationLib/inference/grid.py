@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .separable import resize
 from .volume import Geometry
 
 # Where the axes of each letter point to in ITK's LPS world.
@@ -47,32 +48,6 @@ def nearest_axes(
     cosines = towards @ np.asarray(direction, dtype=float).reshape(3, 3)
     axes = max(permutations(range(3)), key=lambda p: sum(abs(cosines[a, p[a]]) for a in range(3)))
     return axes, tuple(bool(cosines[a, axes[a]] < 0) for a in range(3))
-
-
-def interpolation_weights(n_in: int, n_out: int) -> Tensor:
-    """Return the (n_out, n_in) matrix that interpolates between grids of the same extent.
-
-    Linear between voxel centres, edges repeated; where n_out < n_in the triangle is as wide as
-    two output voxels (antialiasing). Rows sum to 1.
-    """
-    scale = n_in / n_out
-    centres = (torch.arange(n_out, dtype=torch.float64) + 0.5) * scale - 0.5
-    distance = (torch.arange(n_in, dtype=torch.float64)[None] - centres[:, None]).abs()
-    weights = (1 - distance / max(scale, 1.0)).clamp_min(0)
-    return (weights / weights.sum(dim=1, keepdim=True)).float()
-
-
-def resize(volume: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Interpolate the last `len(shape)` axes of a float tensor to `shape` (same extent)."""
-    first = volume.dim() - len(shape)
-    # Shrinking axes first keeps the intermediate volumes small.
-    order = sorted(range(len(shape)), key=lambda a: shape[a] / volume.shape[first + a])
-    for a in order:
-        axis, n_in, n_out = first + a, volume.shape[first + a], shape[a]
-        if n_in != n_out:
-            weights = interpolation_weights(n_in, n_out).to(volume)
-            volume = (volume.movedim(axis, -1) @ weights.T).movedim(-1, axis)
-    return volume
 
 
 def bounding_box(mask: Tensor, margin: int = 0) -> tuple[slice, slice, slice]:

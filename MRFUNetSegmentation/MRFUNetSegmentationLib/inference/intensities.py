@@ -22,8 +22,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .grid import bounding_box, resize
+from .grid import bounding_box
 from .run import Run
+from .separable import gaussian_blur, resize
 
 # a and b. The network has seen the intensities already, so neither has a full vote.
 _PRIOR_WEIGHT = 0.6
@@ -75,7 +76,7 @@ def with_intensities(
 def _sorted_anew(
     posterior: Tensor, image: Tensor, segments: list[int], spacing: Sequence[float], run: Run
 ) -> Tensor:
-    prior = torch.stack([_blurred(posterior[k], [_BORDER / s for s in spacing]) for k in segments])
+    prior = gaussian_blur(posterior[segments], [_BORDER / s for s in spacing])
     prior = _PRIOR_WEIGHT * prior.clamp_min_(_LEAST_PRIOR).log_()
     share = posterior[segments].sum(0)  # of all these segments together, from the network
     responsibilities = posterior[segments]
@@ -104,29 +105,13 @@ def _log_likelihood(image: Tensor, responsibility: Tensor, spacing: Sequence[flo
         moments[:, None], factors, ceil_mode=True, count_include_pad=False
     )[:, 0]
     window = [_WINDOW / (s * f) for s, f in zip(spacing, factors, strict=True)]
-    coarse = torch.stack([_blurred(m, window) for m in coarse])
+    coarse = gaussian_blur(coarse, window)
     whole = coarse.mean((1, 2, 3), keepdim=True)
     coarse += _GLOBAL_SHARE * coarse[0].max() * whole / whole[0]
     mean = coarse[1] / coarse[0]
     variance = (coarse[2] / coarse[0] - mean.square()).clamp_min(_LEAST_DEVIATION**2)
     mean, variance = (resize(m, tuple(image.shape)) for m in (mean, variance))
     return -0.5 * ((image - mean).square_().div_(variance) + variance.log())
-
-
-def _blurred(image: Tensor, sigma: Sequence[float]) -> Tensor:
-    """Blur (R, A, S) with a Gaussian of `sigma` voxels along each axis; outside is as the edge."""
-    x = image[None, None]
-    for axis, width in enumerate(sigma):
-        # Beyond two deviations little is left.
-        radius = max(1, round(2 * width))
-        offsets = torch.arange(-radius, radius + 1, device=image.device, dtype=image.dtype)
-        kernel = torch.exp(-0.5 * (offsets / width) ** 2)
-        view, padding = [1] * 5, [0] * 6
-        view[2 + axis] = -1
-        padding[4 - 2 * axis] = padding[5 - 2 * axis] = radius
-        x = functional.pad(x, padding, mode="replicate")
-        x = functional.conv3d(x, (kernel / kernel.sum()).view(view))
-    return x[0, 0]
 
 
 def _is_enough(probability: Tensor, spacing: Sequence[float]) -> bool:

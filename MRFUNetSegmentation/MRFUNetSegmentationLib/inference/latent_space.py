@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..uncertainty.consensus import majority_consensus, mean_consensus, staple_consensus
-from ..uncertainty.statistics import MostProbable, RunningStatistics
+from ..uncertainty.statistics import RunningStatistics
 from ..uncertainty.structures import Overlaps, principal_directions, volume_statistics
 from . import sampled
 from .label_maps import compress, decompress
@@ -71,10 +71,12 @@ class LatentSpace:
     @torch.inference_mode()
     def labels(self, epsilon: np.ndarray) -> np.ndarray:
         """Return the segmentation of a latent: uint8 [k, j, i]."""
-        winner = MostProbable()
-        for value, p in enumerate(self._probabilities(_tensor(epsilon))):
-            winner.take(value, p)
-        return winner.labels.numpy()
+        return self.to_volume.labels(self._posterior(_tensor(epsilon))).numpy()
+
+    @torch.inference_mode()
+    def probabilities(self, epsilon: np.ndarray) -> Iterator[Tensor]:
+        """Return an iterator over the probabilities [k, j, i] of class 0, 1, … of a latent."""
+        return self.to_volume.probabilities(self._posterior(_tensor(epsilon)))
 
     @torch.inference_mode()
     def slice_labels(self, epsilon: np.ndarray, voxel: tuple[int, int, int]) -> list[np.ndarray]:
@@ -109,16 +111,14 @@ class LatentSpace:
             for probabilities, slab in zip(decoded, slabs, strict=True)
         ]
 
-    @torch.inference_mode()
-    def draw(self, number: int, seed: int) -> Iterator[tuple[Tensor, Iterator[Tensor]]]:
-        """Yield the epsilon and the class probabilities [k, j, i], one by one, of each sample.
+    def latents(self, number: int, seed: int) -> Iterator[np.ndarray]:
+        """Yield the epsilon (latent,) of each sample.
 
-        The latents are drawn on the CPU, so that a seed gives the same ones on every device.
+        They are drawn on the CPU, so that a seed gives the same ones on every device.
         """
         rng = torch.Generator().manual_seed(seed)
         for _ in range(number):
-            epsilon = torch.randn(self.encoding.latent, generator=rng)
-            yield epsilon, self._probabilities(epsilon)
+            yield torch.randn(self.encoding.latent, generator=rng).numpy()
 
     @torch.inference_mode()
     def sample(
@@ -153,7 +153,8 @@ class LatentSpace:
         statistics = RunningStatistics(len(card.classes), self.geometry.size[::-1])
         compressed, epsilons = [], []
         run.begin(SAMPLING)
-        for n, (epsilon, classes) in enumerate(self.draw(number, seed)):
+        for n, epsilon in enumerate(self.latents(number, seed)):
+            classes = self.probabilities(epsilon)
             with run.checking():
                 kept = [p.numpy() for p in classes] if keep_probabilities else None
                 given = map(torch.from_numpy, kept) if keep_probabilities else classes
@@ -169,7 +170,7 @@ class LatentSpace:
         self,
         statistics: RunningStatistics,
         compressed: list[bytes],
-        epsilons: list[Tensor],
+        epsilons: list[np.ndarray],
         seed: int,
         method: str,
     ) -> SampledResult:
@@ -190,13 +191,13 @@ class LatentSpace:
         consensus = agreed.numpy()
         overlaps = Overlaps.of(labels, len(compressed), statistics.counts, consensus)
         values = [c.value for c in structures]
-        epsilon = torch.stack(epsilons).double().numpy()
+        epsilon = np.stack(epsilons).astype(np.float64)
         distances = overlaps.distance_to_consensus(values)
         ml = geometry.voxel_ml
         per_sample = [
             {
                 "volumes_ml": {v: float(overlaps.voxels(v)[n]) * ml for v in values},
-                "log_density": self.encoding.log_density(epsilons[n]),
+                "log_density": self.encoding.log_density(_tensor(epsilons[n])),
                 "distance_to_consensus": float(distances[n]),
                 "epsilon": epsilon[n].tolist(),
             }
@@ -253,11 +254,10 @@ class LatentSpace:
             warnings=list(run.warnings),
         )
 
-    def _probabilities(self, epsilon: Tensor) -> Iterator[Tensor]:
-        posterior = self.segmenter.on_device(
+    def _posterior(self, epsilon: Tensor) -> Tensor:
+        return self.segmenter.on_device(
             lambda predictor: predictor.decode(self.encoding, epsilon), self.run
         )
-        return self.to_volume.probabilities(posterior)
 
 
 def _tensor(epsilon: np.ndarray) -> Tensor:

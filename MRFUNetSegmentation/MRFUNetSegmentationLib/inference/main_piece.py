@@ -31,7 +31,9 @@ def main_piece(solid: Tensor, around: Tensor) -> Tensor:
     Returns:
         (R, A, S), bool, a part of both together.
     """
-    core = ~_dilated(~solid, _RADIUS, beyond=True)
+    # Outside the image there is no object either.
+    core = ~_dilated(functional.pad(~solid, (_RADIUS,) * 6, value=True), _RADIUS)
+    core = core[(slice(_RADIUS, -_RADIUS),) * 3]
     if not core.any():
         return solid | around
     components = sitk.ConnectedComponent(sitk.GetImageFromArray(core.to(torch.uint8).numpy()))
@@ -47,11 +49,12 @@ def _grown(piece: Tensor, mask: Tensor) -> Tensor:
     return piece
 
 
-def _dilated(mask: Tensor, radius: int, *, beyond: bool = False) -> Tensor:
-    """Dilate by a cube; `beyond` is the value that holds outside the borders."""
-    x = functional.pad(mask[None, None].float(), (radius,) * 6, value=float(beyond))
-    for axis in range(3):  # a cube is three lines
-        size = [1, 1, 1]
-        size[axis] = 2 * radius + 1
-        x = functional.max_pool3d(x, size, stride=1)
-    return x[0, 0] > 0.5
+def _dilated(mask: Tensor, radius: int) -> Tensor:
+    """Dilate by a cube."""
+    for axis in range(mask.dim()):  # a cube is three lines
+        for _ in range(radius):
+            wider, n = mask.clone(), mask.shape[axis]
+            wider.narrow(axis, 1, n - 1).logical_or_(mask.narrow(axis, 0, n - 1))
+            wider.narrow(axis, 0, n - 1).logical_or_(mask.narrow(axis, 1, n - 1))
+            mask = wider
+    return mask

@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..checkpoints.card import ModelCard
-from ..uncertainty.statistics import MostProbable
-from .grid import ModelGrid, interpolation_weights, resize
+from ..checkpoints.card import ModelCard, SegmentClass
+from ..uncertainty.statistics import most_probable
+from .grid import ModelGrid, bounding_box
 from .main_piece import main_piece
+from .separable import interpolation_weights, resize
 
 
 @dataclass(frozen=True)
@@ -37,11 +38,26 @@ class ToVolume:
         Args:
             posterior: (K, *box).
         """
-        posterior = self._in_one_piece(posterior)
+        apart = self._apart(posterior)
         for c in self.card.classes:
-            full = torch.full(self.grid.shape, float(c.background))
-            full[self.box] = posterior[c.value]
-            yield self.grid.to_input(full).contiguous()
+            yield self.grid.to_input(self._on_grid(posterior, apart, c)).contiguous()
+
+    def labels(self, posterior: Tensor) -> Tensor:
+        """Return the most probable class [k, j, i], uint8, of what `probabilities` yields.
+
+        Args:
+            posterior: (K, *box).
+        """
+        apart = self._apart(posterior)
+        shape, classes = self.grid.input_shape, self.card.classes
+        first = next((c.value for c in classes if c.background), 0)
+        labels = torch.full(shape, first, dtype=torch.uint8)
+        window = self._window(posterior, apart)
+        if window is not None:
+            labels[window] = most_probable(
+                resize(self._on_grid(posterior, apart, c), shape, window) for c in classes
+            )
+        return self.grid.restore(labels).contiguous()
 
     def slab(self, axis: int, index: int) -> Slab:
         """Return what of the network's grid a slice of the volume needs.
@@ -70,24 +86,49 @@ class ToVolume:
         """
         plane = torch.tensordot(probabilities, slab.weights, dims=([slab.across + 1], [0]))
         shape = [n for a, n in enumerate(self.grid.input_shape) if a != slab.across]
-        winner = MostProbable()  # several times faster than argmax across classes
-        for value, probability in enumerate(resize(plane, tuple(shape))):
-            winner.take(value, probability)
-        labels = winner.labels.unsqueeze(slab.across)
+        labels = most_probable(resize(plane, tuple(shape))).unsqueeze(slab.across)
         return self.grid.restore(labels).select(slab.axis, 0).numpy()
 
-    def _in_one_piece(self, posterior: Tensor) -> Tensor:
-        """Make background of what is apart from the object that the card says is one piece."""
+    def _on_grid(self, posterior: Tensor, apart: Tensor | None, of: SegmentClass) -> Tensor:
+        """Return the probability of a class on the whole of the network's grid."""
+        full = torch.full(self.grid.shape, float(of.background))
+        full[self.box] = posterior[of.value]
+        if apart is not None:
+            backgrounds = sum(c.background for c in self.card.classes)
+            full[self.box].masked_fill_(apart, of.background / backgrounds)
+        return full
+
+    def _apart(self, posterior: Tensor) -> Tensor | None:
+        """Return what becomes background, (*box) bool: it is apart from what is in one piece."""
         card = self.card
         if not card.one_piece:
-            return posterior
-        labels = posterior.argmax(0)
+            return None
+        labels = most_probable(posterior)
         solid = torch.isin(labels, torch.tensor(card.one_piece))
         around = torch.isin(labels, torch.tensor([c.value for c in card.segments])) & ~solid
-        apart = (solid | around) & ~main_piece(solid, around)
-        background = torch.tensor([float(c.background) for c in card.classes])
-        background /= background.sum()
-        return torch.where(apart, background.view(-1, 1, 1, 1), posterior)
+        return (solid | around) & ~main_piece(solid, around)
+
+    def _window(self, posterior: Tensor, apart: Tensor | None) -> tuple[slice, slice, slice] | None:
+        """Return the box of the volume, on the grid's axes, around all that is not background.
+
+        None if all is. What is interpolated among voxels where the background is the most probable
+        class has the background as the most probable class, so nothing is lost.
+        """
+        background = [c.value for c in self.card.classes if c.background]
+        if len(background) != 1:
+            return tuple(slice(0, n) for n in self.grid.input_shape)
+        occupied = most_probable(posterior) != background[0]
+        if apart is not None:
+            occupied &= ~apart
+        if not occupied.any():
+            return None
+        window = []
+        sizes = zip(self.grid.shape, self.grid.input_shape, strict=True)
+        for (n_in, n_out), box, part in zip(sizes, self.box, bounding_box(occupied), strict=True):
+            inside = slice(box.start + part.start, box.start + part.stop)
+            lines = interpolation_weights(n_in, n_out)[:, inside].any(dim=1).nonzero().flatten()
+            window.append(slice(int(lines[0]), int(lines[-1]) + 1))
+        return tuple(window)
 
 
 @dataclass(frozen=True)

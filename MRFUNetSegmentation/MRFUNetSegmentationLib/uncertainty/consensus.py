@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from .statistics import MostProbable, RunningStatistics
+from .statistics import RunningStatistics, most_probable
 
 # STAPLE holds all samples at once.
 _STAPLE_BYTES = 2 * 10**9
@@ -20,13 +20,15 @@ _STAPLE_ITERATIONS = 50
 
 def mean_consensus(statistics: RunningStatistics) -> Tensor:
     """Return the labels (*shape) of the largest mean probability."""
-    return _largest(statistics.mean)
+    return most_probable(statistics.mean)
 
 
 def majority_consensus(statistics: RunningStatistics) -> Tensor:
     """Return the most frequent labels (*shape); of equally frequent ones the more probable."""
     # Below one half, so that it decides between equal counts only.
-    return _largest(c + 0.49 * p for c, p in zip(statistics.counts, statistics.mean, strict=True))
+    return most_probable(
+        c + 0.49 * p for c, p in zip(statistics.counts, statistics.mean, strict=True)
+    )
 
 
 def staple_consensus(
@@ -68,13 +70,6 @@ def staple_consensus(
     found = torch.from_numpy(sitk.GetArrayFromImage(staple.Execute(images)))
     result[box] = torch.where(found == undecided, result[box], found)
     return result
-
-
-def _largest(scores) -> Tensor:
-    winner = MostProbable()
-    for value, score in enumerate(scores):
-        winner.take(value, score)
-    return winner.labels
 
 
 def _box(statistics: RunningStatistics, background: int | None) -> tuple[slice, ...]:

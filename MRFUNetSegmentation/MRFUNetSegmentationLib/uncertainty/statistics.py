@@ -34,9 +34,19 @@ class MostProbable:
             self._best = probability.clone()
             self.labels = torch.full(probability.shape, value, dtype=torch.uint8)
         else:
-            better = probability > self._best
-            self._best[better] = probability[better]
-            self.labels[better] = value
+            self.labels.masked_fill_(probability > self._best, value)
+            torch.maximum(self._best, probability, out=self._best)
+
+
+def most_probable(probabilities: Iterable[Tensor]) -> Tensor:
+    """Return the most probable class (*shape), uint8, of probabilities (*shape) of class 0, 1, …
+
+    Several times faster than argmax across classes. Of equally probable ones the first counts.
+    """
+    winner = MostProbable()
+    for value, probability in enumerate(probabilities):
+        winner.take(value, probability)
+    return winner.labels
 
 
 class RunningStatistics:

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Generator, Tensor
 
-from ...inference.grid import resize
 from ...inference.normalise import percentile_normalise
+from ...inference.separable import gaussian_blur, resize
 from ..labels import (
     GREY_MATTER,
     LESION_LABEL,
@@ -22,7 +22,7 @@ from ..synthesis.acquisition import Resolution, acquired, drawn_resolution
 from ..synthesis.config import SynthesisConfig
 from ..synthesis.contrast import intensities, with_mixed_borders
 from ..synthesis.coverage import skull_stripped
-from ..synthesis.draw import Draw, coarse_mask, gaussian_blur
+from ..synthesis.draw import Draw, coarse_mask
 from ..synthesis.spatial import placed
 from .maps import LesionMap, from_label_map
 from .raters import RaterConfig, draw_rater, evidence, marked

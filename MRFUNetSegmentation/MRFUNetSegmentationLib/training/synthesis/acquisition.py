@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...inference.grid import resize
+from ...inference.separable import gaussian_blur, resize
 from .config import SynthesisConfig
-from .draw import Draw, gaussian_blur
+from .draw import Draw
 
 
 @dataclass(frozen=True)

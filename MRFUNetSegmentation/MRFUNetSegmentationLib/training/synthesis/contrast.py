@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ...inference.separable import gaussian_blur
 from ..labels import GREY_MATTER, LESION_LABEL, OTHER, VENTRICLES, WHITE_MATTER, LabelMap
 from .config import SynthesisConfig
 from .contrasts import CONTRASTS, Contrast
-from .draw import Draw, gaussian_blur
+from .draw import Draw
 
 # Standard deviation of each mean from one scanner and protocol to the next.
 _SPREAD = 0.06

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ...inference.grid import resize
+from ...inference.separable import resize
 from ..labels import CSF, OTHER
 from .draw import Draw, coarse_mask
 

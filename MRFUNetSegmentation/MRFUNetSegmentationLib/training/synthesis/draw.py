@@ -8,7 +8,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional
 
-from ...inference.grid import resize
+from ...inference.separable import resize
 
 
 class Draw:
@@ -63,19 +63,6 @@ class Draw:
         """Return a smooth random field on the device: normal at points `cell` voxels apart."""
         coarse = tuple(max(2, math.ceil(n / cell)) for n in shape)
         return resize(self.noise(coarse), tuple(shape))
-
-
-def gaussian_blur(image: Tensor, sigma: tuple[float, float, float]) -> Tensor:
-    """Blur (R, A, S) with a Gaussian of `sigma` voxels along each axis."""
-    x = image[None, None]
-    for axis, width in enumerate(sigma):
-        radius = max(1, math.ceil(2.5 * width))
-        offsets = torch.arange(-radius, radius + 1, device=image.device)
-        kernel = torch.exp(-0.5 * (offsets / max(width, 1e-3)) ** 2)
-        view, padding = [1, 1, 1, 1, 1], [0, 0, 0]
-        view[2 + axis], padding[axis] = -1, radius
-        x = functional.conv3d(x, (kernel / kernel.sum()).view(view), padding=padding)
-    return x[0, 0]
 
 
 def coarse_mask(mask: Tensor, factor: int) -> Tensor:

@@ -10,10 +10,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ...inference.grid import resize
+from ...inference.separable import gaussian_blur, resize
 from ..labels import CSF, GREY_MATTER, VENTRICLES, WHITE_MATTER
 from .contrasts import Contrast
-from .draw import Draw, coarse_mask, gaussian_blur
+from .draw import Draw, coarse_mask
 
 # Share of the white matter: from a few spots to a heavy load.
 _LOADS = (0.001, 0.08)

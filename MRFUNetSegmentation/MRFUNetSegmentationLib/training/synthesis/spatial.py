@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ...inference.grid import resize
+from ...inference.separable import gaussian_blur, resize
 from ..labels import GREY_MATTER, VENTRICLES, WHITE_MATTER, LabelMap
 from .config import SynthesisConfig
-from .draw import Draw, gaussian_blur
+from .draw import Draw
 
 # The velocity lives on a grid of this many voxels of the image: it is smooth beyond that.
 _COARSE = 4
