@@ -117,23 +117,48 @@ def test_a_threshold_leaves_out_lesions_of_less_evidence():
         assert mask[:, 0, 0].int().tolist() == accepted
 
 
-def test_contrast_is_in_deviations_of_the_brain_without_lesions():
-    tissue = torch.full((4, 8, 2), WHITE_MATTER)
-    tissue[:, 4:] = GREY_MATTER
-    image = torch.where(tissue == WHITE_MATTER, 0.4, 0.6)
-    inside, nearest = torch.zeros(4, 8, 2, dtype=torch.bool), torch.zeros(4, 8, 2, dtype=torch.long)
-    inside[0, 0], nearest[0, 0], image[0, 0] = True, 0, 0.8
-    inside[3, 0], nearest[3, 0], image[3, 0] = True, 1, 0.3
-    clear = ~inside
-    clear[1, 0] = False  # so near to a lesion that it counts as neither
-    image[1, 0] = 0.7
-    shown = contrast_to_noise(image, tissue, inside, clear, nearest, 3)
-    spread = np.std([0.4] * 26 + [0.6] * 32, ddof=1)
-    assert shown.tolist() == pytest.approx([0.4 / spread, -0.1 / spread, 0], rel=1e-5)
+def test_contrast_is_in_deviations_of_the_brain_to_the_white_matter_around():
+    """Of two lesions, one where the scan is bright: white matter 0.4 and 0.5, cortex 0.6."""
+    shape = (40, 20, 20)
+    near_first, near_second = (
+        np.sqrt(sum((x - c) ** 2 for x, c in zip(np.ogrid[:40, :20, :20], centre, strict=True)))
+        for centre in ((10, 10, 10), (30, 10, 10))
+    )
+    distance = torch.from_numpy(2.5 - np.minimum(near_first, near_second)).float()
+    nearest = torch.from_numpy((near_second < near_first).astype(np.int64))
+    tissue = torch.full(shape, WHITE_MATTER)
+    tissue[:, :3] = GREY_MATTER
+    image = torch.full(shape, 0.4)
+    image[20:] = 0.5
+    image[:, :3] = 0.6
+    brain = float(image[distance < -3].std())
+    inside = distance > 0
+    image[inside] = torch.where(nearest[inside] == 0, 0.8, 0.4)
+    shown = contrast_to_noise(image, tissue, distance, inside, nearest, 3)
+    # The second is as bright as white matter is elsewhere, but darker than what is around it.
+    assert shown.tolist() == pytest.approx([0.4 / brain, -0.1 / brain, 0], rel=1e-4)
     # Nobody marks what is no brighter than the rest, however large.
     found = evidence(torch.tensor([10.0, 1e4, 1e4]), shown, RaterConfig())
     assert found[0] > 0
     assert found[1:].max() < -20
+
+
+def test_a_lesion_with_little_around_is_compared_with_the_white_matter_of_the_scan():
+    distance = (2.5 - (torch.arange(40) - 8.0).abs()).view(40, 1, 1)
+    tissue = torch.full((40, 1, 1), WHITE_MATTER)
+    tissue[30:] = GREY_MATTER
+    image = torch.where(tissue == WHITE_MATTER, 0.4, 0.6)
+    image[:15], image[6:11] = 0.5, 0.7  # eight voxels between 2 and 6 mm from the lesion
+    nearest = torch.zeros(40, 1, 1, dtype=torch.long)
+    (shown,) = contrast_to_noise(image, tissue, distance, distance > 0, nearest, 1).tolist()
+    assert shown == pytest.approx(0.3 / float(image[distance < -3].std()), rel=1e-4)
+
+
+def test_size_counts_up_to_a_limit_only():
+    volumes, contrast = torch.tensor([10.0, 100.0, 1e4]), torch.full((3,), 2.0)
+    small, large, larger = evidence(volumes, contrast, RaterConfig()).tolist()
+    assert small == 0
+    assert large == larger == pytest.approx(np.log(10))
 
 
 def test_a_border_is_seen_where_a_lesion_is_half_as_bright_as_at_its_brightest():

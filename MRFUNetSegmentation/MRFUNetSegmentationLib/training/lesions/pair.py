@@ -28,7 +28,9 @@ from .maps import LesionMap, from_label_map
 from .raters import RaterConfig, draw_rater, evidence, marked
 
 _SUBSET = 50_000  # voxels that the percentiles are read from
-_CLEAR = 3.0  # mm from any lesion: where there is what lesions are compared with
+_CLEAR = 3.0  # mm from any lesion: where there is what they are to be seen among
+_AROUND = 2.0, 6.0  # mm from a lesion: the white matter that it is compared with
+_FEW = 20  # voxels: too few to compare it with
 _NEVER = -100.0  # distance of what is not white matter: nobody marks it
 _FAINTEST = 0.05  # membership that is told from none
 _ROUND = math.pi / math.sqrt(3)  # standard deviation of the logistic distribution of width 1
@@ -53,8 +55,8 @@ class LesionConfig:
     move: float = 3.0
     roughness: float = 0.5
     edge: tuple[float, float] = (0.2, 0.8)
-    contrast: tuple[float, float] = (0.15, 0.45)
-    conspicuity: tuple[float, float] = (0.5, 1.0)
+    contrast: tuple[float, float] = (0.2, 0.5)
+    conspicuity: tuple[float, float] = (0.6, 1.0)
     dirty: float = 0.3
 
 
@@ -125,7 +127,7 @@ def synthesise_lesions(
     number = len(lesion_map.volumes)
     seen = visible_distance(resolution.of(membership), nearest, number, edge, resolution, spacing)
     seen = torch.where(tissue == WHITE_MATTER, seen, seen.new_tensor(_NEVER))
-    shown = contrast_to_noise(image, tissue, seen > 0, distance < -_CLEAR, nearest, number)
+    shown = contrast_to_noise(image, tissue, distance, seen > 0, nearest, number)
     found = evidence(lesion_map.volumes, shown, config.raters)
     return image, Lesions(seen, nearest, found, spacing)
 
@@ -158,17 +160,18 @@ def _placed_lesions(
 
 
 def contrast_to_noise(
-    image: Tensor, tissue: Tensor, inside: Tensor, clear: Tensor, nearest: Tensor, number: int
+    image: Tensor, tissue: Tensor, distance: Tensor, inside: Tensor, nearest: Tensor, number: int
 ) -> Tensor:
-    """Return how much brighter each lesion is than white matter without lesions.
+    """Return how much brighter each lesion is than the white matter around it.
 
-    In the image as it was acquired, for nobody marks what it does not show.
+    In the image as it was acquired, for nobody marks what it does not show; against what is around,
+    for a scan is brighter in some places than in others.
 
     Args:
         image: (R, A, S).
         tissue: (R, A, S), of `labels`.
-        inside: (R, A, S) bool, where lesions are.
-        clear: (R, A, S) bool, what is far from any.
+        distance: (R, A, S) mm from the nearest lesion, positive inside.
+        inside: (R, A, S) bool, where lesions are seen.
         nearest: (R, A, S), as of `Lesions`.
         number: of lesions.
 
@@ -176,14 +179,25 @@ def contrast_to_noise(
         (number,) on the CPU, in standard deviations of grey and white matter, among which a lesion
         is to be seen; 0 of a lesion that is not in the image.
     """
-    white = clear & (tissue == WHITE_MATTER)
-    brain = clear & ((tissue == GREY_MATTER) | (tissue == WHITE_MATTER))
+    matter = tissue == WHITE_MATTER
+    clear = distance < -_CLEAR
+    white, brain = clear & matter, clear & (matter | (tissue == GREY_MATTER))
     if white.sum() < 2 or not inside.any():
         return torch.zeros(number)
-    lesion, brightness = nearest[inside], image[inside] - image[white].median()
-    total = torch.zeros(number, device=image.device).index_add_(0, lesion, brightness)
-    voxels = torch.bincount(lesion, minlength=number).clamp_min(1)
-    return (total / voxels / image[brain].std().clamp_min(1e-3)).cpu()
+    nearby = matter & (distance < -_AROUND[0]) & (distance > -_AROUND[1])
+    lesion, seen = _means(image, inside, nearest, number)
+    around, voxels = _means(image, nearby, nearest, number)
+    around = torch.where(voxels < _FEW, image[white].median(), around)
+    contrast = (lesion - around) / image[brain].std().clamp_min(1e-3)
+    return torch.where(seen > 0, contrast, 0.0).cpu()
+
+
+def _means(image: Tensor, where: Tensor, nearest: Tensor, number: int) -> tuple[Tensor, Tensor]:
+    """Return the mean about each lesion (number,), 0 where there is nothing, and the voxels."""
+    owner = nearest[where]
+    voxels = torch.bincount(owner, minlength=number)
+    total = torch.zeros(number, device=image.device).index_add_(0, owner, image[where])
+    return total / voxels.clamp_min(1), voxels
 
 
 def _membership(

@@ -9,11 +9,13 @@ rater has habits, drawn once for a scan:
    between, say, the ventricles and the cortex.
 2. A threshold t ~ N(`threshold`, `threshold_spread`), correlated with -b by `correlation`: who
    marks generously also marks more. A lesion's evidence is
-   ln(volume / 10 mm^3) + `contrast_weight` ln(contrast-to-noise / 2): size and contrast stand in
-   for each other, as Rose found of whatever is to be seen in noise (J. Opt. Soc. Am. 38:196-208,
-   1948), but contrast counts for more, for the brain is no plain background. The rater accepts
-   the lesion with the probability of logistic((evidence - t) / `hesitation`), each lesion on its
-   own.
+   ln(min(volume, 100 mm^3) / 10 mm^3) + `contrast_weight` ln(contrast-to-noise / 2): size and
+   contrast stand in for each other, as Rose found of whatever is to be seen in noise (J. Opt. Soc.
+   Am. 38:196-208, 1948), up to a size beyond which more of it is no easier to see, as there is one
+   for spots of light (Ricco's law). Contrast counts for more, for the brain is no plain background.
+   On the one real FLAIR at hand no lesion of the experts' stands out from what is around it by less
+   than 1.0, however large. The rater accepts the lesion with the probability of
+   logistic((evidence - t) / `hesitation`), each lesion on its own.
 3. Noise of the hand: a field of N(0, `hand`) mm that varies over 3 mm.
 
 What is marked: voxels of accepted lesions whose distance from the border, inside positive, exceeds
@@ -36,7 +38,7 @@ from torch import Tensor
 from ..synthesis.draw import Draw
 
 _HAND_CELL = 3.0  # mm
-_REFERENCE_VOLUME = 10.0  # mm^3
+_REFERENCE_VOLUME, _LARGE_VOLUME = 10.0, 100.0  # mm^3
 _REFERENCE_CONTRAST = 2.0  # standard deviations of grey and white matter
 _LOCAL_CELL = 30.0  # mm
 
@@ -47,8 +49,8 @@ class RaterConfig:
 
     boundary: float = 0.5
     local_boundary: float = 0.2
-    threshold: float = -1.0
-    threshold_spread: float = 1.0
+    threshold: float = -1.5
+    threshold_spread: float = 0.8
     correlation: float = 0.6
     contrast_weight: float = 4.0
     hesitation: float = 0.35
@@ -86,7 +88,7 @@ def draw_rater(config: RaterConfig, draw: Draw) -> Rater:
 
 def evidence(volumes: Tensor, contrast: Tensor, config: RaterConfig) -> Tensor:
     """Return each lesion's evidence, from volume (mm^3) and contrast-to-noise ratio."""
-    size = (volumes / _REFERENCE_VOLUME).log()
+    size = (volumes.clamp_max(_LARGE_VOLUME) / _REFERENCE_VOLUME).log()
     brightness = (contrast / _REFERENCE_CONTRAST).clamp_min(1e-6).log()
     return size + config.contrast_weight * brightness
 
