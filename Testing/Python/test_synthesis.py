@@ -13,6 +13,7 @@ from MRFUNetSegmentationLib.training.labels import (
     CSF,
     GREY_MATTER,
     OTHER,
+    PLEXUS_LABEL,
     VENTRICLES,
     WHITE_MATTER,
     read_label_maps,
@@ -130,6 +131,29 @@ def test_tissues_are_as_bright_as_in_the_contrast(label_map, name):
     expected = CONTRASTS[name]
     typical = torch.tensor([expected.grey, expected.white, expected.fluid])
     torch.testing.assert_close(torch.tensor(drawn).mean(0), typical, atol=0.06, rtol=0)
+
+
+def test_the_choroid_plexus_lies_between_fluid_and_cortex_and_belongs_to_the_ventricles(tmp_path):
+    """On T1 it is a third to nine tenths as far from the fluid as cortex is."""
+    labels = np.repeat(np.array([0, 4, 136, 3, 2], np.int16), 8)[:, None, None]
+    path = tmp_path / "map.nii.gz"
+    array = np.ascontiguousarray(np.broadcast_to(labels, (40, 8, 8)))
+    sitk.WriteImage(sitk.GetImageFromArray(array), str(path))
+    (label_map,) = read_label_maps([path])
+    groups = label_map.groups.long()
+    tissue = label_map.tissue_of_group[groups]
+    plexus = groups == label_map.label_of_group.index(PLEXUS_LABEL)
+    assert plexus.sum() == 8**3
+    assert (tissue[plexus] == VENTRICLES).all()
+    fluid = (tissue == VENTRICLES) & ~plexus
+    config = replace(STILL, contrast="FLAIR")
+    places = []
+    for seed in range(40):
+        image, contrast = intensities(groups, label_map, config, draw(seed))
+        there = float(image[plexus].mean() - image[fluid].mean())
+        places.append(there / (contrast.grey - contrast.fluid))
+    assert 0.4 < np.mean(places) < 0.7
+    assert np.std(places) > 0.15
 
 
 @pytest.mark.parametrize("t1_share", [0.0, 1.0])

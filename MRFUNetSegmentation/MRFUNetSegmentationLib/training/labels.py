@@ -47,12 +47,15 @@ INTENSITY_GROUPS = (
     (17, 53),
     (18, 54),
     (26, 58),
-    (4, 5, 14, 15, 31, 43, 44, 63, 72, 136, 137, 163, 164),
+    (4, 5, 14, 15, 43, 44, 72),
     (24,),
     (30, 62),
+    # The choroid plexus: part of the ventricles, but no fluid. The maps published with SynthSeg
+    # call it 136, 137 on the left and 163, 164 on the right.
+    (31, 63, 136, 137, 163, 164),
 )
-# A label of the group of the white matter, and of that of its lesions.
-WHITE_MATTER_LABEL, LESION_LABEL = 2, 25
+# A label of the group of the white matter, of that of its lesions, and of the choroid plexus.
+WHITE_MATTER_LABEL, LESION_LABEL, PLEXUS_LABEL = 2, 25, 31
 FIRST_EXTRACEREBRAL = 500
 LARGEST_LABEL = 1000
 
@@ -114,8 +117,10 @@ def _read_label_map(
     copy = cache / f"{path.name}.npz" if cache else None
     if copy and copy.exists() and copy.stat().st_mtime > path.stat().st_mtime:
         stored = np.load(copy)
-        groups, spacing = torch.from_numpy(stored["groups"]), tuple(stored["spacing"].tolist())
-        return LabelMap(path.name, groups, label_of_group, tissue, spacing)
+        # A copy of another table of groups is of no use.
+        if "index" in stored and np.array_equal(stored["index"], index):
+            groups, spacing = torch.from_numpy(stored["groups"]), tuple(stored["spacing"].tolist())
+            return LabelMap(path.name, groups, label_of_group, tissue, spacing)
 
     image = sitk.ReadImage(str(path))
     grid = ModelGrid.of(Geometry.from_image(image), (1, 1, 1))
@@ -129,5 +134,5 @@ def _read_label_map(
     spacing = tuple(image.GetSpacing()[a] for a in grid.axes)
     if copy:
         copy.parent.mkdir(parents=True, exist_ok=True)
-        np.savez_compressed(copy, groups=groups.numpy(), spacing=np.array(spacing))
+        np.savez_compressed(copy, groups=groups.numpy(), spacing=np.array(spacing), index=index)
     return LabelMap(path.name, groups, label_of_group, tissue, spacing)

@@ -6,11 +6,22 @@ import torch
 from torch import Tensor
 
 from ...inference.separable import gaussian_blur
-from ..labels import GREY_MATTER, LESION_LABEL, OTHER, VENTRICLES, WHITE_MATTER, LabelMap
+from ..labels import (
+    GREY_MATTER,
+    LESION_LABEL,
+    OTHER,
+    PLEXUS_LABEL,
+    VENTRICLES,
+    WHITE_MATTER,
+    LabelMap,
+)
 from .config import SynthesisConfig
 from .contrasts import CONTRASTS, Contrast
 from .draw import Draw
 
+# Where the choroid plexus lies between fluid (0) and the cortex (1). The T1 means published with
+# SynthSeg put it at 0.3; where its voxels hold less fluid it is nearer to the cortex.
+_PLEXUS = 0.2, 0.9
 # Standard deviation of each mean from one scanner and protocol to the next.
 _SPREAD = 0.06
 # Myelin and iron: how far each structure, by one of its labels, is from the cortex (0) to the
@@ -52,8 +63,9 @@ def intensities(
     contrast, spread, known, enhanced = _contrast(config, draw)
     means = _means(label_map, contrast, spread, known, draw)
     tissue = label_map.tissue_of_group.cpu()
-    if enhanced:  # vessels, meninges and mucosa take the agent up
+    if enhanced:  # vessels, meninges, mucosa and the choroid plexus take the agent up
         bright = (tissue == OTHER) & (draw.uniforms(len(means)) < 0.3)
+        bright[label_map.label_of_group.index(PLEXUS_LABEL)] = True
         means[bright] = draw.uniform(0.9, 1.6)
     deviations = draw.uniforms(len(means), 0.0, 0.08)
 
@@ -154,6 +166,8 @@ def _means(
         whiteness = _whiteness(label, kind)
         if label == LESION_LABEL:
             mean = contrast.lesion
+        elif label == PLEXUS_LABEL:
+            mean = contrast.fluid + draw.uniform(*_PLEXUS) * (contrast.grey - contrast.fluid)
         elif whiteness is None:
             mean = contrast.fluid if kind == VENTRICLES else extraventricular
         else:
