@@ -104,10 +104,10 @@ def test_samples_of_lesions_on_a_real_flair(shared_data):
     result = segmenter.sample(read_volume_file(folder / "patient26_FLAIR.nii.gz"), 32, seed=0)
     experts = labels_of(folder / "patient26_lesion_consensus.nii.gz") > 0
     # The README tells these figures.
-    assert dice(result.consensus > 0, experts) == pytest.approx(0.67, abs=0.01)
+    assert dice(result.consensus > 0, experts) == pytest.approx(0.66, abs=0.01)
     (lesions,) = result.structures
-    assert lesions["consensus_ml"] == pytest.approx(5.5, abs=0.1)
+    assert lesions["consensus_ml"] == pytest.approx(5.3, abs=0.1)
     interval = [lesions["volume_ml"][end] for end in ("p5", "p95")]
-    assert interval == pytest.approx([1.5, 16.1], abs=0.2)
+    assert interval == pytest.approx([1.2, 15.5], abs=0.2)
     # They differ, but not all over: most of what is in the smallest is in the largest.
     assert 0.4 < lesions["pairwise_dice"] < 0.95
