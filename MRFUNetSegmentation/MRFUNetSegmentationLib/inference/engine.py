@@ -432,6 +432,7 @@ class Segmenter:
                 share = UNCERTAINTY_OF_ONE[name]([probability])
                 found[name] = found[name] + share if name in found else share
             run.advance((value + 1) / len(posterior))
+        run.advance(1.0)
         return labels, {name: values.numpy() for name, values in found.items()}
 
 
