@@ -38,7 +38,7 @@ class ToVolume:
         Args:
             posterior: (K, *box).
         """
-        apart = self._apart(posterior)
+        apart = self._apart(most_probable(posterior)) if self.card.one_piece else None
         for c in self.card.classes:
             yield self.grid.to_input(self._on_grid(posterior, apart, c)).contiguous()
 
@@ -48,11 +48,12 @@ class ToVolume:
         Args:
             posterior: (K, *box).
         """
-        apart = self._apart(posterior)
+        on_grid = most_probable(posterior)
+        apart = self._apart(on_grid) if self.card.one_piece else None
         shape, classes = self.grid.input_shape, self.card.classes
         first = next((c.value for c in classes if c.background), 0)
         labels = torch.full(shape, first, dtype=torch.uint8)
-        window = self._window(posterior, apart)
+        window = self._window(on_grid, apart)
         if window is not None:
             labels[window] = most_probable(
                 resize(self._on_grid(posterior, apart, c), shape, window) for c in classes
@@ -98,17 +99,14 @@ class ToVolume:
             full[self.box].masked_fill_(apart, of.background / backgrounds)
         return full
 
-    def _apart(self, posterior: Tensor) -> Tensor | None:
+    def _apart(self, labels: Tensor) -> Tensor:
         """Return what becomes background, (*box) bool: it is apart from what is in one piece."""
         card = self.card
-        if not card.one_piece:
-            return None
-        labels = most_probable(posterior)
         solid = torch.isin(labels, torch.tensor(card.one_piece))
         around = torch.isin(labels, torch.tensor([c.value for c in card.segments])) & ~solid
         return (solid | around) & ~main_piece(solid, around)
 
-    def _window(self, posterior: Tensor, apart: Tensor | None) -> tuple[slice, slice, slice] | None:
+    def _window(self, labels: Tensor, apart: Tensor | None) -> tuple[slice, slice, slice] | None:
         """Return the box of the volume, on the grid's axes, around all that is not background.
 
         None if all is. What is interpolated among voxels where the background is the most probable
@@ -117,7 +115,7 @@ class ToVolume:
         background = [c.value for c in self.card.classes if c.background]
         if len(background) != 1:
             return tuple(slice(0, n) for n in self.grid.input_shape)
-        occupied = most_probable(posterior) != background[0]
+        occupied = labels != background[0]
         if apart is not None:
             occupied &= ~apart
         if not occupied.any():
