@@ -64,6 +64,20 @@ def test_plane_of_the_slices(card):
         ModelCard.from_dict(card)
 
 
+def test_network_voxel_size_is_kept_and_refused_where_nothing_uses_it(tiny_card):
+    card = tiny_card.to_dict()
+    assert tiny_card.input.network_voxel_size is None
+    card["input"]["network_voxel_size"] = [1.3, 1.3, 2]
+    kept = ModelCard.from_dict(card)
+    assert kept.input.network_voxel_size == (1.3, 1.3, 2.0)
+    assert ModelCard.from_dict(kept.to_dict()) == kept
+    sampling = {**card, "architecture": {"type": "probabilistic-unet"}}
+    by_slices = {**card, "input": {**card["input"], "slice_plane": "axial"}}
+    for refused in (sampling, by_slices):
+        with pytest.raises(CheckpointError, match="only of 3D networks that give one"):
+            ModelCard.from_dict(refused)
+
+
 def test_dict_is_the_callers_own(tiny_card):
     before = copy.deepcopy(tiny_card)
     changed = tiny_card.to_dict()

@@ -4,6 +4,7 @@ import itertools
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,6 +19,8 @@ from MRFUNetSegmentationLib.inference.devices import (
     why_no_gpu,
 )
 from MRFUNetSegmentationLib.inference.engine import Segmenter
+from MRFUNetSegmentationLib.inference.grid import ModelGrid
+from MRFUNetSegmentationLib.inference.separable import resize
 from MRFUNetSegmentationLib.inference.volume import Geometry, Volume
 from MRFUNetSegmentationLib.networks import MRFUNet
 
@@ -67,6 +70,45 @@ def test_labels_are_the_most_probable_class_of_the_network(segmenter):
         posterior = segmenter.network(image[None, None])[0]
     agreement = (posterior.argmax(0).permute(2, 1, 0).numpy() == labels).mean()
     assert agreement > 0.999
+
+
+def seen_at(checkpoint, voxel_size):
+    """The checkpoint with a network that sees volumes at this voxel size."""
+    input_ = replace(checkpoint.card.input, network_voxel_size=(voxel_size,) * 3)
+    return replace(checkpoint, card=replace(checkpoint.card, input=input_))
+
+
+def test_network_sees_the_volume_at_its_own_voxel_size(tiny_checkpoint):
+    """What it finds there is carried to the model's grid, and from there to the volume."""
+    checkpoint = load_checkpoint(tiny_checkpoint)
+    array = head((40, 48, 44))
+    volume = Volume(array, geometry(array, (4.0, 4.0, 4.0)))
+    coarse = Segmenter(seen_at(checkpoint, 16.0), "cpu")
+    shapes = []
+    coarse.network.unet.register_forward_hook(
+        lambda _, images, logits: shapes.append(tuple(images[0].shape[2:]))
+    )
+    found = coarse.segment(volume).labels
+    assert shapes == [(11, 12, 10)]
+
+    # The same network on a volume of that voxel size, carried to the model's grid by hand.
+    card = checkpoint.card.input
+    grid = ModelGrid.of(volume.geometry, card.voxel_size, card.orientation)
+    image = coarse._normalised(volume, grid)
+    with torch.no_grad():
+        posterior = coarse.network(resize(image, (11, 12, 10))[None, None])[0]
+    on_grid = resize(posterior, grid.shape)
+    expected = torch.stack([grid.to_input(share) for share in on_grid]).argmax(0).numpy()
+    assert (found == expected).mean() > 0.999
+
+
+def test_network_of_the_models_voxel_size_changes_nothing(tiny_checkpoint):
+    checkpoint = load_checkpoint(tiny_checkpoint)
+    array = head()
+    volume = Volume(array, geometry(array))
+    expected = Segmenter(checkpoint, "cpu").segment(volume).labels
+    labels = Segmenter(seen_at(checkpoint, 8.0), "cpu").segment(volume).labels
+    np.testing.assert_array_equal(labels, expected)
 
 
 @pytest.mark.parametrize("axes", list(itertools.permutations(range(3))))
@@ -258,6 +300,8 @@ import resource, numpy as np, torch
 from pathlib import Path
 from MRFUNetSegmentationLib.checkpoints.load import Checkpoint, build_network
 from MRFUNetSegmentationLib.inference.engine import Segmenter
+from MRFUNetSegmentationLib.inference.grid import ModelGrid
+from MRFUNetSegmentationLib.inference.separable import resize
 from MRFUNetSegmentationLib.inference.volume import Geometry, Volume
 from MRFUNetSegmentationLib.training.card import trained_card
 from MRFUNetSegmentationLib.training import config

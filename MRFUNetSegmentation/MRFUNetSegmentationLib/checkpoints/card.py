@@ -84,15 +84,17 @@ class SegmentClass:
 
 @dataclass(frozen=True)
 class InputSpec:
-    """What the network expects.
+    """What the model expects.
 
     Attributes:
         modality: in words.
-        voxel_size: mm, along the axes of `orientation`.
+        voxel_size: mm, along the axes of `orientation`, of the grid on which a volume is segmented.
         orientation: three letters, the directions in which the axes of the network's grid run.
         normalisation: {"method": "percentile", "low": …, "high": …} or {"method": "none"}.
         slice_plane: "axial", "coronal" or "sagittal" for a 2D network, which takes a volume
             slice by slice; None for a 3D one.
+        network_voxel_size: mm, likewise, of the grid on which the network sees the volume, where
+            that is another; what it finds is carried to that of `voxel_size`. None if it is not.
     """
 
     modality: str
@@ -100,6 +102,7 @@ class InputSpec:
     orientation: str
     normalisation: dict[str, Any]
     slice_plane: str | None = None
+    network_voxel_size: tuple[float, float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -170,10 +173,11 @@ class ModelCard:
             classes=tuple(_segment_class(c) for c in card["classes"]),
             input=InputSpec(
                 modality=card["input"]["modality"],
-                voxel_size=tuple(float(v) for v in card["input"]["voxel_size"]),
+                voxel_size=_sizes(card["input"]["voxel_size"]),
                 orientation=card["input"]["orientation"],
                 normalisation=dict(card["input"]["normalisation"]),
                 slice_plane=card["input"].get("slice_plane"),
+                network_voxel_size=_sizes(card["input"].get("network_voxel_size")),
             ),
             training=dict(card["training"]),
             licence=card["licence"],
@@ -185,7 +189,7 @@ class ModelCard:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the card as JSON types; `from_dict` gives it back."""
-        plane = self.input.slice_plane
+        plane, seen = self.input.slice_plane, self.input.network_voxel_size
         return {
             "format_version": FORMAT_VERSION,
             "name": self.name,
@@ -199,6 +203,7 @@ class ModelCard:
                 "orientation": self.input.orientation,
                 "normalisation": dict(self.input.normalisation),
                 **({"slice_plane": plane} if plane else {}),
+                **({"network_voxel_size": list(seen)} if seen else {}),
             },
             "training": deepcopy(self.training),
             "licence": self.licence,
@@ -256,13 +261,20 @@ def _inconsistencies(card: dict[str, Any]) -> list[str]:
         return [f"one_piece: {card['one_piece']} must be values of classes, not background"]
     if "one_piece" in card and len(segments) == len(classes):
         return ["one_piece: needs a background class, for what lies apart"]
-    if card.get("intensities") and card["architecture"]["type"] == "probabilistic-unet":
+    samples = card["architecture"]["type"] == "probabilistic-unet"
+    if card.get("intensities") and samples:
         return ["intensities: only of networks that give one segmentation"]
+    if "network_voxel_size" in card["input"] and (samples or "slice_plane" in card["input"]):
+        return ["input.network_voxel_size: only of 3D networks that give one segmentation"]
     axes = {frozenset("LR"), frozenset("PA"), frozenset("IS")}
     letters = card["input"]["orientation"]
     if {pair for pair in axes for letter in letters if letter in pair} != axes:
         return [f"input.orientation: {letters!r} must name each axis once, as RAS does"]
     return []
+
+
+def _sizes(values: list[float] | None) -> tuple[float, ...] | None:
+    return values and tuple(map(float, values))
 
 
 def _segment_class(entry: dict[str, Any]) -> SegmentClass:

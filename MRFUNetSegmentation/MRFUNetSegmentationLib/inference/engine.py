@@ -25,6 +25,7 @@ from .normalise import percentile_normalise
 from .probabilistic import ProbabilisticPredictor
 from .run import BACK, COUNTING, INTENSITIES, RESAMPLING, SAMPLING, Progress, Run
 from .sampled import ENTROPY, VARIANCE, SampledResult, check_number
+from .separable import resize
 from .to_volume import ToVolume
 from .volume import Geometry, Volume
 
@@ -171,11 +172,13 @@ class Segmenter:
         self._check_maps(maps)
         run = Run(self._begins(), progress, cancelled)
         image, to_volume = self._prepared(volume, run)
-        inside = image[to_volume.box]
-        posterior = self.on_device(lambda p: p.posterior(inside, run), run, inside.numel())
+        inside, spacing = image[to_volume.box], to_volume.grid.spacing
+        seen = self._seen_by_network(inside, spacing)
+        posterior = self.on_device(
+            lambda p: resize(p.posterior(seen, run), tuple(inside.shape)), run, seen.numel()
+        )
         if self._intensities:
             run.begin(INTENSITIES)
-            spacing = to_volume.grid.spacing
             posterior = self.on_device(
                 lambda p: self._with_intensities(posterior, inside, spacing, run), run
             )
@@ -289,6 +292,14 @@ class Segmenter:
         if not self._intensities:
             begins.pop(INTENSITIES, None)
         return begins
+
+    def _seen_by_network(self, image: Tensor, spacing: tuple[float, ...]) -> Tensor:
+        """Bring an image on the model's grid to the voxel size that the network sees."""
+        voxel_size = self.checkpoint.card.input.network_voxel_size
+        if voxel_size is None:
+            return image
+        sizes = zip(image.shape, spacing, voxel_size, strict=True)
+        return resize(image, tuple(max(1, round(n * s / v)) for n, s, v in sizes))
 
     def _with_intensities(
         self, posterior: Tensor, image: Tensor, spacing: tuple[float, ...], run: Run

@@ -53,6 +53,8 @@ def trained_card(config: TrainingConfig, steps: int, metrics: dict[str, Any]) ->
     """
     text, table = config.card, config.to_dict()
     plane = {"slice_plane": text.slice_plane} if text.slice_plane else {}
+    seen = text.network_voxel_size
+    seen = {"network_voxel_size": list(seen)} if seen else {}
     # The tissues of a brain are one piece; of other objects there may be several.
     one_piece = {} if config.classes else {"one_piece": [GREY_MATTER, WHITE_MATTER, VENTRICLES]}
     return ModelCard.from_dict(
@@ -69,6 +71,7 @@ def trained_card(config: TrainingConfig, steps: int, metrics: dict[str, Any]) ->
                 "orientation": ORIENTATION,
                 "normalisation": NORMALISATION,
                 **plane,
+                **seen,
             },
             "training": {
                 "data": list(text.data),

@@ -276,6 +276,7 @@ class CardText:
     citation: str
     intended_use: str
     slice_plane: str | None = None
+    network_voxel_size: tuple[float, float, float] | None = None
     intensities: bool = False
 
 
