@@ -10,7 +10,8 @@ from MRFUNetSegmentationLib.checkpoints.load import build_network, save_checkpoi
 from MRFUNetSegmentationLib.evaluation.baselines import (
     DROPOUT,
     DropoutMethod,
-    configuration,
+    shortened,
+    without_latent,
 )
 from MRFUNetSegmentationLib.evaluation.methods import ModelMethod
 from MRFUNetSegmentationLib.inference.volume import Geometry, Volume
@@ -27,19 +28,30 @@ def config():
 
 
 def test_a_member_is_the_same_run_without_latent(config):
-    member = configuration(config, seed=3, share=0.5)
+    member = without_latent(config, seed=3)
     assert member.seed == 3
     assert (member.network.latent, member.network.dropout) == (0, DROPOUT)
     assert member.network.filters == config.network.filters
-    assert member.steps == pytest.approx(config.steps / 2, abs=len(config.stages))
-    assert member.lesions == config.lesions
-    assert configuration(config, seed=1).steps == config.steps
+    assert (member.steps, member.lesions) == (config.steps, config.lesions)
+
+
+@pytest.mark.parametrize("steps", [3, 100, 3001])
+def test_a_shortened_run_lasts_so_many_steps_and_uses_the_latent_from_a_third_on(config, steps):
+    short = shortened(config, steps)
+    assert short.steps == steps
+    assert [stage.latent for stage in short.stages] == [False, False, True]
+    assert short.stages[-1].steps == pytest.approx(2 * steps / 3, abs=1)
+    assert {stage.synthesis for stage in short.stages} == {config.stages[-1].synthesis}
+    rates = [rate for stage in short.stages for rate in stage.learning_rate]
+    assert rates[0] == config.stages[0].learning_rate[0]
+    assert max(rates) == rates[1] == rates[2] == config.stages[0].learning_rate[1]
+    assert rates[-1] == config.stages[-1].learning_rate[1]
 
 
 @pytest.fixture(scope="module")
 def checkpoint(config, tmp_path_factory):
     """An untrained member whose probabilities are near one half, so that samples differ."""
-    member = configuration(config, seed=1)
+    member = without_latent(config, seed=1)
     member = replace(member, network=replace(member.network, filters=(4, 4, 4, 4)))
     card = trained_card(member, 0, {})
     torch.manual_seed(0)

@@ -440,9 +440,15 @@ def test_a_run_gives_a_model_that_is_scored_against_simulated_raters(
     assert method.samples_differ
     assert list(method.masks(method.samples(loaded.volume, 2, 0))) == [structure]
 
-    members = baselines.trained(config, 2, 0.5, shared_data, tmp_path / "baselines", "cpu")
-    assert [load_checkpoint(m).card.training["steps"] for m in members] == [6, 6]
-    model = str(trainer.checkpoint_file)
+    short = baselines.shortened(config, 6)
+    runs = {
+        "probabilistic": short,
+        "one": baselines.without_latent(short, 1),
+        "two": baselines.without_latent(short, 2),
+    }
+    files = baselines.trained(runs, shared_data, tmp_path / "baselines", "cpu")
+    assert [load_checkpoint(f).card.training["steps"] for f in files.values()] == [6, 6, 6]
+    model, *members = files.values()
     report = baselines.compare(model, members, scans, tmp_path / "report", "cpu")
     text = report.read_text(encoding="utf-8")
     for name in ("Probabilistic U-Net", "U-Net", "dropout", "ensemble of 2", "raters' floor"):

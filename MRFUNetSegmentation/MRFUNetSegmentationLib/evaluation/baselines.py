@@ -8,13 +8,14 @@ ensemble.
 
 Run `python -m MRFUNetSegmentationLib.evaluation.simulated_raters --data DIR -o SCANS`, then
 `python -m MRFUNetSegmentationLib.evaluation.baselines --data DIR --scans SCANS -o DIR`; started
-again, it goes on where it stopped.
+again, it goes on where it stopped. Five networks take five times the run's time; with `--steps` all
+of them, the Probabilistic U-Net too, are trained anew for so many steps.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -34,6 +35,7 @@ from .simulated_raters import CASES, CONFIGURATION
 
 MEMBERS = 4
 DROPOUT = 0.3
+_PROBABILISTIC = "probabilistic"  # folder of its run
 _REPORT = "report"
 
 
@@ -65,40 +67,64 @@ def _leaving_out_channels(network: nn.Module) -> Iterator[None]:
             layer.eval()
 
 
-def configuration(config: TrainingConfig, seed: int, share: float = 1.0) -> TrainingConfig:
-    """Return the run of a baseline's member.
+def shortened(config: TrainingConfig, steps: int) -> TrainingConfig:
+    """Return a run of few steps: like the configuration's last stage, the latent from a third on.
+
+    Its rate begins as in the configuration's first stage, which leads up to the largest, and ends
+    as in the last.
+    """
+    first, last = config.stages[0], config.stages[-1]
+    rising = min(first.steps, max(1, steps // 20))
+    alone = max(1, steps // 3 - rising)
+    low, high = first.learning_rate
+    stages = (
+        replace(last, steps=rising, learning_rate=(low, high), latent=False),
+        replace(last, steps=alone, learning_rate=(high, high / 2), latent=False),
+        replace(
+            last,
+            steps=max(1, steps - rising - alone),
+            learning_rate=(high / 2, last.learning_rate[1]),
+            latent=True,
+        ),
+    )
+    balance = replace(config.elbo, warm_up=min(config.elbo.warm_up, steps // 6))
+    return replace(config, stages=stages, elbo=balance, validate_every=steps)
+
+
+def without_latent(config: TrainingConfig, seed: int) -> TrainingConfig:
+    """Return the run of a baseline: the same with dropout in place of the latent.
 
     Args:
         config: the run of the Probabilistic U-Net.
         seed: of weights and training pairs.
-        share: of the steps of every stage, at least one.
     """
     return replace(
         config,
         name=f"{config.name}-u-net",
         seed=seed,
         network=replace(config.network, latent=0, informed=False, dropout=DROPOUT),
-        stages=tuple(replace(s, steps=max(1, round(share * s.steps))) for s in config.stages),
         card=replace(config.card, title="U-Net with dropout", description="A baseline."),
     )
 
 
 def trained(
-    config: TrainingConfig, members: int, share: float, data: Path, folder: Path, device: str
-) -> list[Path]:
-    """Train the members; return their checkpoints. What the folder holds is not done again."""
-    files, source = [], None
-    for seed in range(1, members + 1):
-        name = f"seed-{seed}"
-        trainer = prepare(configuration(config, seed, share), data, folder / name, device)
+    runs: Mapping[str, TrainingConfig], data: Path, folder: Path, device: str
+) -> dict[str, str]:
+    """Train the runs, each in the folder of its name; return their checkpoints.
+
+    What the folder holds already is not done again.
+    """
+    files, source = {}, None
+    for name, config in runs.items():
+        trainer = prepare(config, data, folder / name, device)
         # The slabs are the same for all; the pairs that are drawn from them are not.
         source = trainer.source = source or trainer.source
         trainer.run(report=lambda line, name=name: print(name, line, flush=True))
-        files.append(trainer.checkpoint_file)
+        files[name] = str(trainer.checkpoint_file)
     return files
 
 
-def compare(model: str, members: Sequence[Path], scans: Path, folder: Path, device: str) -> Path:
+def compare(model: str, members: Sequence[str], scans: Path, folder: Path, device: str) -> Path:
     """Score a model and the baselines; return the report's path.
 
     Args:
@@ -109,7 +135,6 @@ def compare(model: str, members: Sequence[Path], scans: Path, folder: Path, devi
         device: where to compute.
     """
     cases = load_case_list(scans / CASES, scans)
-    members = list(map(str, members))
     options = (cases.structures, device)
     methods = [
         ModelMethod("Probabilistic U-Net", [model], *options),
@@ -129,19 +154,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--scans", type=Path, required=True, metavar="DIR")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
     parser.add_argument("--config", type=Path, default=CONFIGURATION, metavar="FILE")
-    parser.add_argument("--model", help="default: the bundled one of the configuration's name")
+    parser.add_argument("--model", help="in place of the configuration's own")
     parser.add_argument("--members", type=int, default=MEMBERS)
     parser.add_argument(
-        "--share", type=float, default=1.0, help="of the steps of every stage of the configuration"
+        "--steps",
+        type=int,
+        help="of every network, the Probabilistic U-Net's too, which is then trained as well; "
+        "default: the configuration's, beside the bundled model",
     )
     parser.add_argument("--device", default="auto")
     options = parser.parse_args(arguments)
     config = load_config(options.config)
-    members = trained(
-        config, options.members, options.share, options.data, options.output, options.device
-    )
-    model = options.model or config.name
-    print(compare(model, members, options.scans, options.output / _REPORT, options.device))
+    runs = {}
+    if options.steps:
+        config = shortened(config, options.steps)
+        runs[_PROBABILISTIC] = config
+    members = [f"seed-{seed}" for seed in range(1, options.members + 1)]
+    runs |= {name: without_latent(config, seed) for seed, name in enumerate(members, start=1)}
+    files = trained(runs, options.data, options.output, options.device)
+    model = options.model or files.get(_PROBABILISTIC, config.name)
+    report = options.output / _REPORT
+    print(compare(model, [files[m] for m in members], options.scans, report, options.device))
 
 
 if __name__ == "__main__":
