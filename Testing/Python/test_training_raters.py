@@ -1,5 +1,6 @@
 """Training from real images with the masks of several raters: files, draws, scores, a run."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from MRFUNetSegmentationLib.training.rater_data import RaterCase, read_rater_cas
 from MRFUNetSegmentationLib.training.rater_validation import RaterValidation
 from MRFUNetSegmentationLib.training.run import prepare
 from MRFUNetSegmentationLib.training.sources import RaterSource
+from MRFUNetSegmentationLib.training.validation import Scores
 from MRFUNetSegmentationLib.uncertainty.disagreement import generalised_energy_distance
 
 CONFIG = Path(config_module.__file__).with_name("configs") / "raters-2d.toml"
@@ -330,6 +332,20 @@ def test_a_stage_without_latent_leaves_its_weights_alone(data, tmp_path):
     for name, weight in before.items():
         change = (after[name] - weight).norm() / weight.norm().clamp_min(1e-9)
         assert (change < 1e-4) == name.startswith(waiting), name
+
+
+def test_the_best_is_chosen_among_networks_whose_latent_has_been_trained(data, tmp_path):
+    """Nor do validations before count for the patience."""
+    config = load_config(config_file(data))
+    stage = config.stages[-1]
+    stages = (replace(stage, steps=3, latent=False), replace(stage, steps=3))
+    config = replace(config, stages=stages, validate_every=1, patience=2)
+    trainer = prepare(config, data, tmp_path / "run", "cpu")
+    scores = iter([9.0, 8.0, 7.0, 1.0, 3.0, 2.0])
+    trainer.validation = lambda network: Scores(next(scores), {})
+    assert trainer.run(report=lambda line: None)
+    assert (trainer.step, trainer.best, trainer.stale) == (6, 3.0, 1)
+    assert load_checkpoint(trainer.checkpoint_file).card.training["steps"] == 5
 
 
 @pytest.mark.parametrize("dim", [2, 3])

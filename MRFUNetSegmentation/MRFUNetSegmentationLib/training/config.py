@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import sys
@@ -408,6 +409,12 @@ class TrainingConfig:
     def steps(self) -> int:
         """Number of optimiser steps of all stages."""
         return sum(stage.steps for stage in self.stages)
+
+    @property
+    def latent_from(self) -> int:
+        """First step at which the latent takes part; `steps` if it never does."""
+        without = itertools.takewhile(lambda stage: not stage.latent, self.stages)
+        return sum(stage.steps for stage in without)
 
     def stage_at(self, step: int) -> tuple[Stage, float]:
         """Return the stage of a step and how far in the step is, 0..1."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -142,8 +140,7 @@ def objective(network: MRFUNet | ProbabilisticUNet, config: TrainingConfig) -> O
     """Return the objective of a network in a run."""
     mixed = config.precision == "bf16-mixed"
     if isinstance(network, ProbabilisticUNet):
-        without = itertools.takewhile(lambda stage: not stage.latent, config.stages)
-        return ElboObjective(network, mixed, config.elbo, sum(stage.steps for stage in without))
+        return ElboObjective(network, mixed, config.elbo, config.latent_from)
     return LikelihoodObjective(network, mixed, config.dice_weight)
 
 

@@ -113,6 +113,10 @@ class Trainer:
         meter = _Meter()
         start, over = time.monotonic(), False
         while not self.complete and not over:
+            if self.step == self.config.latent_from:
+                # Until now samples differed by a latent that had learned nothing, at times by about
+                # as much as raters do: no network to keep, or to be better than.
+                self.best, self.stale = -math.inf, 0
             meter.add(*self._train_step())
             self.step += 1
             if log and self.step % _LOG_EVERY == 0:
@@ -242,7 +246,8 @@ class Trainer:
                 report(f"step {self.step}  validation {scores.selection:.4f}  {metrics}")
                 log.validation(self.step, scores.selection, metrics, scores.picture)
                 self.best = max(self.best, scores.selection)
-            self.stale = 0 if better else self.stale + 1
+            early = self.step <= self.config.latent_from
+            self.stale = 0 if better or early else self.stale + 1
             if better:
                 card = trained_card(self.config, self.step, metrics)
                 save_checkpoint(self.checkpoint_file, network, card, self.config.half)
