@@ -46,6 +46,8 @@ def test_a_shortened_run_lasts_so_many_steps_and_uses_the_latent_from_a_third_on
     assert rates[0] == config.stages[0].learning_rate[0]
     assert max(rates) == rates[1] == rates[2] == config.stages[0].learning_rate[1]
     assert rates[-1] == config.stages[-1].learning_rate[1]
+    assert short.lesions.slabs == max(1, steps // 4)
+    assert short.lesions.masks == config.lesions.masks
 
 
 @pytest.fixture(scope="module")

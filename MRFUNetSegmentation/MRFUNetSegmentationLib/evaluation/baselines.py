@@ -71,7 +71,8 @@ def shortened(config: TrainingConfig, steps: int) -> TrainingConfig:
     """Return a run of few steps: like the configuration's last stage, the latent from a third on.
 
     Its rate begins as in the configuration's first stage, which leads up to the largest, and ends
-    as in the last.
+    as in the last. A slab of slices for every four steps is enough; synthesis would take longer
+    than the training.
     """
     first, last = config.stages[0], config.stages[-1]
     rising = min(first.steps, max(1, steps // 20))
@@ -88,7 +89,9 @@ def shortened(config: TrainingConfig, steps: int) -> TrainingConfig:
         ),
     )
     balance = replace(config.elbo, warm_up=min(config.elbo.warm_up, steps // 6))
-    return replace(config, stages=stages, elbo=balance, validate_every=steps)
+    slabs = config.lesions.slabs and min(config.lesions.slabs, max(1, steps // 4))
+    lesions = replace(config.lesions, slabs=slabs)
+    return replace(config, stages=stages, elbo=balance, lesions=lesions, validate_every=steps)
 
 
 def without_latent(config: TrainingConfig, seed: int) -> TrainingConfig:
