@@ -174,9 +174,9 @@ class Segmenter:
         image, to_volume = self._prepared(volume, run)
         inside, spacing = image[to_volume.box], to_volume.grid.spacing
         seen = self._seen_by_network(inside, spacing)
-        posterior = self.on_device(
-            lambda p: resize(p.posterior(seen, run), tuple(inside.shape)), run, seen.numel()
-        )
+        posterior = self.on_device(lambda p: p.posterior(seen, run), run, seen.numel())
+        if seen.shape != inside.shape:
+            posterior = self.on_device(lambda _: self._resized(posterior, inside.shape), run)
         if self._intensities:
             run.begin(INTENSITIES)
             posterior = self.on_device(
@@ -300,6 +300,9 @@ class Segmenter:
             return image
         sizes = zip(image.shape, spacing, voxel_size, strict=True)
         return resize(image, tuple(max(1, round(n * s / v)) for n, s, v in sizes))
+
+    def _resized(self, posterior: Tensor, shape: torch.Size) -> Tensor:
+        return resize(posterior.to(self.device), tuple(shape)).cpu()
 
     def _with_intensities(
         self, posterior: Tensor, image: Tensor, spacing: tuple[float, ...], run: Run
