@@ -27,12 +27,13 @@ CONFIG = Path(config_module.__file__).with_name("configs") / "raters-2d.toml"
 SMALLER = (
     ("patient03-*", "case0"),
     ("filters = [16, 32, 64, 96]", "filters = [4, 8]\nconvolutions = 1"),
-    ("steps = 1000", "steps = 30"),
+    ("steps = 600", "steps = 30"),
+    ("steps = 2400", "steps = 30"),
     ("shape = [128, 128]", "shape = [24, 20]"),
     ("validate_every = 200", "validate_every = 30"),
     ("warm_up = 400", "warm_up = 10"),
-    ("learning_rate = [2e-3, 1e-3]", "learning_rate = [1e-2, 1e-2]"),
-    ("learning_rate = [1e-3, 1e-5]", "learning_rate = [1e-2, 1e-3]"),
+    ("learning_rate = [2e-3, 2e-3]", "learning_rate = [1e-2, 1e-2]"),
+    ("learning_rate = [2e-3, 1e-5]", "learning_rate = [1e-2, 1e-3]"),
     ("ema = 0.99", "ema = 0.9"),
 )
 STILL = {"flip": (), "rotation": 0.0, "scaling": 0.0, "gamma": 0.0, "noise": 0.0}
