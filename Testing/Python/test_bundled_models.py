@@ -41,7 +41,7 @@ def test_labelled_t1_reaches_the_bar_and_the_card_tells_the_scores(model, shared
     reference = tissue_table()[values]
     scores = {c: dice(labels == c, reference == c) for c in SCORED}
     assert (
-        np.mean(list(scores.values())) >= {"brain-tissue": 0.885, "brain-tissue-fast": 0.88}[model]
+        np.mean(list(scores.values())) >= {"brain-tissue": 0.895, "brain-tissue-fast": 0.88}[model]
     )
     metrics = segmenter.checkpoint.card.training["metrics"]
     for tissue, score in scores.items():
@@ -54,7 +54,7 @@ def test_grey_matter_of_another_t1(brain_tissue, shared_data):
     labels = brain_tissue.segment(read_volume_file(folder / "T1.nii.gz")).labels
     probability = labels_of(folder / "GM_prob.nii.gz") / 255
     score = dice(labels == GREY_MATTER, probability > 0.5)
-    assert score == pytest.approx(0.868, abs=0.005)  # the README tells it
+    assert score == pytest.approx(0.861, abs=0.005)  # the README tells it
 
 
 @pytest.mark.parametrize(
