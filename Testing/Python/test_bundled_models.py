@@ -89,12 +89,12 @@ def agreement_of_tiles(brain_tissue, shared_data) -> dict[int, float]:
     folder = shared_data / "voxelmorph_test_scan"
     volume = read_volume_file(folder / "vxm_test_T1.nii.gz")
     whole = brain_tissue.segment(volume).labels
-    tiled = Segmenter(brain_tissue.checkpoint, "cpu", whole_voxels=2_500_000).segment(volume).labels
+    tiled = Segmenter(brain_tissue.checkpoint, "cpu", whole_voxels=1_200_000).segment(volume).labels
     return {c: dice(whole == c, tiled == c) for c in (GREY_MATTER, WHITE_MATTER)}
 
 
 def test_tiles_agree_with_the_whole_as_far_as_is_told(agreement_of_tiles):
-    assert agreement_of_tiles[GREY_MATTER] == pytest.approx(0.97, abs=0.01)  # the README tells it
+    assert agreement_of_tiles[GREY_MATTER] == pytest.approx(0.98, abs=0.01)  # the README tells it
     assert agreement_of_tiles[WHITE_MATTER] > 0.95
 
 
