@@ -1,7 +1,6 @@
 """Training: configuration, label maps, synthesis, and runs that resume to the step."""
 
 import os
-import platform
 import subprocess
 import sys
 from dataclasses import replace
@@ -585,29 +584,3 @@ def test_offsets_must_fit_the_network(data):
         ConfigError, match=r"logit_offsets: expected one for each of \d classes, got 2"
     ):
         replace(config, logit_offsets=(1.0, 0.0))
-
-
-FAULTS = """
-import resource, sys, torch
-from MRFUNetSegmentationLib.training.run import keep_freed_memory
-if "keep" in sys.argv:
-    keep_freed_memory()
-torch.ones(2**21).add_(1)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(20):
-    a, b = torch.ones(2**21), torch.ones(2**21)  # 8 MB each
-    del a, b
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-"""
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="is about glibc")
-def test_freed_memory_is_kept_for_the_next_step():
-    """Memory that comes from the system anew costs a page fault for each 4 kB at first use."""
-    faults = {}
-    for option in ("give back", "keep"):
-        command = [sys.executable, "-c", FAULTS, option]
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("MALLOC_")}
-        done = subprocess.run(command, env=environment, capture_output=True, check=True, text=True)
-        faults[option] = int(done.stdout)
-    assert faults["keep"] < 0.3 * faults["give back"]

@@ -51,9 +51,8 @@ def run(options: argparse.Namespace) -> int:
             "pip install MRFUNetSegmentation[train]"
         ) from error
     from ..training.config import load_config
-    from ..training.run import keep_freed_memory, leave, prepare
+    from ..training.run import leave, prepare
 
-    keep_freed_memory()
     config = load_config(options.config)
     trainer = prepare(
         config, options.data, options.output, options.device, start_from=options.start_from

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import sys
 from pathlib import Path
@@ -25,10 +24,6 @@ from .trainer import STATE_FILE, Trainer
 from .validation import TissueValidation, Validation
 
 CONTACT_SHEET_FILE = "contact-sheet.png"
-
-# Options of glibc's mallopt, as malloc.h numbers them: M_MMAP_THRESHOLD at its largest,
-# M_TRIM_THRESHOLD as good as never, M_TOP_PAD.
-_KEEP = ((-3, 32 << 20), (-1, (1 << 31) - 1), (-2, 256 << 20))
 
 
 def prepare(
@@ -73,18 +68,6 @@ def launched_fabric(device: str) -> Fabric:
         fabric = Fabric(accelerator=chosen.type, devices=devices)
     fabric.launch()
     return fabric
-
-
-def keep_freed_memory() -> None:
-    """Let glibc keep what a training step frees for the next one, for the rest of the process.
-
-    By itself it gives tensors of megabytes back to the system at once. Getting them anew took 15 %
-    of a step of the 2D network of `raters-2d.toml` on a CPU core. Without glibc nothing happens.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
-    if mallopt is not None:
-        for option, value in _KEEP:
-            mallopt(option, value)
 
 
 def leave(code: int) -> int:
