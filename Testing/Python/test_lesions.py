@@ -423,7 +423,7 @@ def test_a_run_gives_a_model_that_is_scored_against_simulated_raters(
     trainer = prepare(config, shared_data, tmp_path / "run", "cpu")
     assert trainer.run(report=lambda line: None)
     card = load_checkpoint(trainer.checkpoint_file).card
-    assert card.training["steps"] in (6, 9)
+    assert card.training["steps"] in (12, 18, 21)  # the latent takes part after 6
     assert "GED^2, 16 samples" in card.training["metrics"]
 
     monkeypatch.setattr(simulated_raters, "SHAPE", (40, 48, 40))

@@ -34,7 +34,7 @@ _MARGIN = 16
 # A volume of fewer voxels than this along an axis of the model's grid shows no anatomy.
 _SMALLEST_SIDE = 8
 # Above this a 3D U-Net works tile by tile. A whole head of 256^3 voxels takes the shipped network
-# 3.9 GB of resident memory.
+# 2.7 GB of resident memory.
 _WHOLE_VOXELS = 18_000_000
 # That many voxels of slices go through a 2D network at once. On the CPU, 16 slices of 128^2 at once
 # are no faster than one after the other.
