@@ -300,8 +300,6 @@ import resource, numpy as np, torch
 from pathlib import Path
 from MRFUNetSegmentationLib.checkpoints.load import Checkpoint, build_network
 from MRFUNetSegmentationLib.inference.engine import Segmenter
-from MRFUNetSegmentationLib.inference.grid import ModelGrid
-from MRFUNetSegmentationLib.inference.separable import resize
 from MRFUNetSegmentationLib.inference.volume import Geometry, Volume
 from MRFUNetSegmentationLib.training.card import trained_card
 from MRFUNetSegmentationLib.training import config

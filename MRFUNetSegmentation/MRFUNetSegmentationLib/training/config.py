@@ -412,7 +412,9 @@ class TrainingConfig:
 
     @property
     def latent_from(self) -> int:
-        """First step at which the latent takes part; `steps` if it never does."""
+        """First step at which the latent takes part; `steps` if never, 0 if there is none."""
+        if not getattr(self.network, "latent", 0):
+            return 0
         without = itertools.takewhile(lambda stage: not stage.latent, self.stages)
         return sum(stage.steps for stage in without)
 
