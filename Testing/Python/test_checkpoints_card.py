@@ -64,6 +64,18 @@ def test_plane_of_the_slices(card):
         ModelCard.from_dict(card)
 
 
+def test_neighbours_are_kept_and_refused_of_3d_networks(tiny_card):
+    card = tiny_card.to_dict()
+    assert tiny_card.input.neighbours == 0
+    card["input"] |= {"slice_plane": "axial", "neighbours": 3}
+    kept = ModelCard.from_dict(card)
+    assert kept.input.neighbours == 3
+    assert kept.to_dict() == card
+    del card["input"]["slice_plane"]
+    with pytest.raises(CheckpointError, match=r"input\.neighbours: only of 2D networks"):
+        ModelCard.from_dict(card)
+
+
 def test_network_voxel_size_is_kept_and_refused_where_nothing_uses_it(tiny_card):
     card = tiny_card.to_dict()
     assert tiny_card.input.network_voxel_size is None

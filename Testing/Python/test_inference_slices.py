@@ -12,7 +12,7 @@ from MRFUNetSegmentationLib.checkpoints.load import Checkpoint, build_network, s
 from MRFUNetSegmentationLib.cli.main import main
 from MRFUNetSegmentationLib.errors import Cancelled, InputError
 from MRFUNetSegmentationLib.inference import run
-from MRFUNetSegmentationLib.inference.batches import slice_axis
+from MRFUNetSegmentationLib.inference.batches import slice_axis, with_neighbours
 from MRFUNetSegmentationLib.inference.engine import Segmenter
 from MRFUNetSegmentationLib.inference.volume import Geometry, Volume
 from test_inference_engine import geometry, head
@@ -52,6 +52,53 @@ def inputs_of(network: torch.nn.Module) -> list[torch.Tensor]:
     seen = []
     network.unet.register_forward_pre_hook(lambda module, given: seen.append(given[0].clone()))
     return seen
+
+
+def test_neighbours_by_hand():
+    """Half a slice apart lies the mean of two; beyond the ends is the outermost slice."""
+    volume = torch.tensor([0.0, 1.0, 4.0, 10.0]).expand(2, 3, 4)
+    whole = with_neighbours(volume, 2, 1, 1.0)
+    assert whole[:, 1, 2].tolist() == [[0, 0, 1, 4], [0, 1, 4, 10], [1, 4, 10, 10]]
+    halves = with_neighbours(volume.movedim(2, 0), 0, 2, 0.5)
+    assert halves.shape == (5, 4, 2, 3)
+    assert halves[:, :, 1, 2].tolist() == [
+        [0, 0, 1, 4],
+        [0, 0.5, 2.5, 7],
+        [0, 1, 4, 10],
+        [0.5, 2.5, 7, 10],
+        [1, 4, 10, 10],
+    ]
+
+
+@pytest.mark.parametrize("plane", PLANES)
+@pytest.mark.parametrize("samples", [False, True])
+def test_networks_see_neighbours_at_the_distance_of_the_card(tiny_card, plane, samples):
+    """Whatever the volume's own distance between slices."""
+    axis = slice_axis(plane, "RAS")
+    spacing = [1.5, 1.5, 1.5]
+    spacing[axis] = 3.0
+    values = np.random.default_rng(0).random((32, 40, 48)).astype(np.float32)
+    volume = Volume(values, Geometry((48, 40, 32), tuple(spacing), direction=RAS))
+    slices = torch.from_numpy(values).permute(2, 1, 0).movedim(axis, 0)
+    before, after = (torch.cat((slices[:1], slices[:-1])), torch.cat((slices[1:], slices[-1:])))
+    expected = torch.stack(((slices + before) / 2, slices, (slices + after) / 2), dim=1)
+
+    card = tiny_card.to_dict()
+    if samples:
+        card["architecture"] = {"type": "probabilistic-unet", "classes": 5, "filters": [8, 8]}
+    card["architecture"] |= {"dim": 2, "in_channels": 3}
+    card["input"] |= {
+        "voxel_size": [1.5] * 3,
+        "normalisation": {"method": "none"},
+        "slice_plane": plane,
+        "neighbours": 1,
+    }
+    card = ModelCard.from_dict(card)
+    checkpoint = Checkpoint(build_network(card).eval(), card, Path("small"), "")
+    seen = inputs_of(checkpoint.network)
+    segmenter = Segmenter(checkpoint, "cpu")
+    segmenter.encode(volume) if samples else segmenter.segment(volume)
+    torch.testing.assert_close(torch.cat(seen), expected)
 
 
 @pytest.mark.parametrize(

@@ -345,6 +345,24 @@ def test_slices_with_lesions_are_drawn_more_often(real):
     assert np.abs(counts / 300 - expected / expected.sum()).max() < 0.08
 
 
+def test_a_slice_comes_with_its_neighbours(real):
+    label_map, lesion_maps = real
+    options = LesionData(masks=("patient01",), slabs=1)
+    source = LesionSource([label_map], lesion_maps[2:], options, torch.device("cpu"), neighbours=3)
+    middles = set()
+    for seed in range(60):
+        image, labels = source.draw(FLAT, draw(seed).rng)
+        ((slab, lesions),) = source._slabs.values()
+        windows = slab.unfold(2, 7, 1).permute(2, 3, 0, 1).float()
+        (middle,) = [n for n, window in enumerate(windows) if torch.equal(window, image)]
+        middles.add(middle + 3)
+        # Raters move borders by few mm: what is marked is of this slice.
+        assert not (labels.bool() & (lesions.distance[..., middle + 3] < -5)).any()
+    assert min(middles) >= 3
+    assert max(middles) <= slab.shape[-1] - 4
+    assert len(middles) > 8
+
+
 def test_without_kept_slabs_every_image_is_new(real):
     label_map, lesion_maps = real
     source = LesionSource(
@@ -381,10 +399,14 @@ def test_held_out_cases_span_the_brain_and_are_the_same_each_time(real):
     first, again = (lesion_cases([label_map], lesion_maps[:2], options, FLAT) for _ in range(2))
     assert len(first) == 2
     for a, b in zip(first, again, strict=True):
-        assert a.images.shape == (24, 40, 48)
+        assert a.images.shape == (24, 1, 40, 48)
         assert a.masks.shape == (3, 24, 40, 48)
         assert torch.equal(a.images, b.images)
         assert torch.equal(a.masks, b.masks)
+    (wider,) = lesion_cases([label_map], lesion_maps[:1], options, FLAT, neighbours=2)
+    assert wider.images.shape == (24, 5, 40, 48)
+    assert torch.equal(wider.images[:, 2:3], first[0].images)
+    assert torch.equal(wider.masks, first[0].masks)
     # At this size of voxel the lesions of a patient may fall between the slices.
     assert any(case.masks.any() for case in first)
 

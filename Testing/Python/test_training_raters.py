@@ -86,12 +86,12 @@ def test_cases_are_split_by_name(data):
     assert case.name == "case0"
     # A slice, its axes to the right and to the front.
     image = sitk.GetArrayFromImage(sitk.ReadImage(str(data / "images/case0.nii.gz")))
-    assert case.images.shape == (1, 36, 32)
+    assert case.images.shape == (1, 1, 36, 32)
     assert case.masks.shape == (2, 1, 36, 32)
     assert case.images.min() == 0
     assert case.images.max() == 1
     turned = np.flip(image.T)
-    assert np.corrcoef(case.images[0].numpy().ravel(), turned.ravel())[0, 1] > 0.99
+    assert np.corrcoef(case.images[0, 0].numpy().ravel(), turned.ravel())[0, 1] > 0.99
     assert case.masks.flatten(1).sum(1).tolist() == [
         disc(4, _centre(0)).sum(),
         disc(7, _centre(0)).sum(),
@@ -107,7 +107,8 @@ def _centre(number: int) -> np.ndarray:
     return centre
 
 
-def test_volumes_are_taken_slice_by_slice_as_at_inference(tmp_path):
+@pytest.mark.parametrize("neighbours", [0, 2])
+def test_volumes_are_taken_slice_by_slice_as_at_inference(tmp_path, neighbours):
     """Anisotropic, flipped and to be resampled in the plane; the engine sees the same images."""
     volume = np.random.default_rng(1).random((9, 16, 12)).astype(np.float32)
     mask = np.zeros(volume.shape, np.uint8)
@@ -117,9 +118,15 @@ def test_volumes_are_taken_slice_by_slice_as_at_inference(tmp_path):
         image = sitk.ReadImage(str(tmp_path / path))
         image.SetSpacing((2.0, 2.0, 5.0))
         sitk.WriteImage(image, str(tmp_path / path))
-    config = load_config(config_file(tmp_path, ('validation = ["case0"]', "validation = []")))
+    more = ('slice_plane = "axial"', f'slice_plane = "axial"\nneighbours = {neighbours}')
+    channels = (
+        'type = "probabilistic-unet"',
+        f'type = "probabilistic-unet"\nin_channels = {1 + 2 * neighbours}',
+    )
+    none = ('validation = ["case0"]', "validation = []")
+    config = load_config(config_file(tmp_path, none, more, channels))
     (case,) = read_rater_cases(config, tmp_path).training
-    assert case.images.shape == (9, 24, 32)
+    assert case.images.shape == (9, 1 + 2 * neighbours, 24, 32)
     assert case.spacing == (1.0, 1.0)
     assert case.masks[0].flatten(1).sum(1).tolist() == [0, 0, 0, 0, 4 * 8 * 4, 0, 0, 0, 0]
 
@@ -131,7 +138,11 @@ def test_volumes_are_taken_slice_by_slice_as_at_inference(tmp_path):
     checkpoint.network.features = lambda x: (seen.append(x.clone()), features(x))[1]
     geometry = Geometry((12, 16, 9), (2.0, 2.0, 5.0), direction=LEFT_AXIAL)
     Segmenter(checkpoint, "cpu").segment(Volume(volume, geometry))
-    torch.testing.assert_close(torch.cat(seen)[:, 0], case.images, rtol=0, atol=1e-5)
+    torch.testing.assert_close(torch.cat(seen), case.images, rtol=0, atol=1e-5)
+    pair = RaterSource([case], config.raters, torch.device("cpu")).draw(
+        stage(16, 16), torch.Generator().manual_seed(0)
+    )
+    assert pair[0].shape == (1 + 2 * neighbours, 16, 16)
 
 
 @pytest.mark.parametrize(
@@ -170,6 +181,13 @@ def test_defects_of_the_data_are_named(data, spoil, message):
         ("flip = [0.5, 0.5]", "flip = [2.0]", "raters.augmentation: flip holds probabilities"),
         ("foreground = 0.7", "foreground = 7", "raters: foreground must lie in"),
         ("beta = 1.0", "beta = -1.0", "elbo: beta and warm_up"),
+        (
+            'slice_plane = "axial"',
+            'slice_plane = "axial"\nneighbours = 1',
+            "network.in_channels: expected 3, a slice and",
+        ),
+        ('slice_plane = "axial"', "neighbours = 1", "card.neighbours: only of 2D networks"),
+        ('slice_plane = "axial"', "neighbours = 9", r"card.neighbours: must lie in 0\.\.8"),
         ("beta = 1.0", "target = 0", "elbo: target must be above 0"),
         ("[raters]", 'label_maps = ["a"]\n[raters]', "card.label_maps: no such entry"),
         ("[elbo]", '[[validation]]\nlabel_map = "a"\n[elbo]', "validation: name cases in raters"),
@@ -183,7 +201,7 @@ def test_defects_of_the_configuration_are_named(tmp_path, old, new, message):
 def case_of(images: np.ndarray, *masks: np.ndarray) -> RaterCase:
     return RaterCase(
         "case",
-        torch.from_numpy(images.astype(np.float32)),
+        torch.from_numpy(images.astype(np.float32))[:, None],
         torch.from_numpy(np.stack(masks).astype(np.uint8)),
         (1.0,) * (images.ndim - 1),
     )
@@ -285,7 +303,7 @@ def test_scores_of_a_network_that_does_not_sample_by_hand():
     )
     scores = RaterValidation([case], 4, 2, torch.device("cpu"))(network)
     with torch.no_grad():
-        labels = network(case.images[:, None]).argmax(1).numpy()
+        labels = network(case.images).argmax(1).numpy()
     expected = generalised_energy_distance(labels[None], case.masks.numpy())
     assert scores.metrics["GED^2, 4 samples"] == pytest.approx(expected.squared, abs=1e-4)
     assert scores.metrics["sample diversity, 4 samples"] == 0

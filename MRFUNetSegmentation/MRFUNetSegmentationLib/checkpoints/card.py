@@ -93,6 +93,8 @@ class InputSpec:
         normalisation: {"method": "percentile", "low": …, "high": …} or {"method": "none"}.
         slice_plane: "axial", "coronal" or "sagittal" for a 2D network, which takes a volume
             slice by slice; None for a 3D one.
+        neighbours: slices on either side that a 2D network sees beside each slice, as further
+            channels; they are `voxel_size` apart.
         network_voxel_size: mm, likewise, of the grid on which the network sees the volume, where
             that is another; what it finds is carried to that of `voxel_size`. None if it is not.
     """
@@ -102,6 +104,7 @@ class InputSpec:
     orientation: str
     normalisation: dict[str, Any]
     slice_plane: str | None = None
+    neighbours: int = 0
     network_voxel_size: tuple[float, float, float] | None = None
 
 
@@ -177,6 +180,7 @@ class ModelCard:
                 orientation=card["input"]["orientation"],
                 normalisation=dict(card["input"]["normalisation"]),
                 slice_plane=card["input"].get("slice_plane"),
+                neighbours=card["input"].get("neighbours", 0),
                 network_voxel_size=_sizes(card["input"].get("network_voxel_size")),
             ),
             training=dict(card["training"]),
@@ -203,6 +207,7 @@ class ModelCard:
                 "orientation": self.input.orientation,
                 "normalisation": dict(self.input.normalisation),
                 **({"slice_plane": plane} if plane else {}),
+                **({"neighbours": self.input.neighbours} if self.input.neighbours else {}),
                 **({"network_voxel_size": list(seen)} if seen else {}),
             },
             "training": deepcopy(self.training),
@@ -264,6 +269,8 @@ def _inconsistencies(card: dict[str, Any]) -> list[str]:
     samples = card["architecture"]["type"] == "probabilistic-unet"
     if card.get("intensities") and samples:
         return ["intensities: only of networks that give one segmentation"]
+    if "neighbours" in card["input"] and "slice_plane" not in card["input"]:
+        return ["input.neighbours: only of 2D networks, which have a slice_plane"]
     if "network_voxel_size" in card["input"] and (samples or "slice_plane" in card["input"]):
         return ["input.network_voxel_size: only of 3D networks that give one segmentation"]
     axes = {frozenset("LR"), frozenset("PA"), frozenset("IS")}

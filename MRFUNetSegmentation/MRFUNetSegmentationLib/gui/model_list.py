@@ -119,7 +119,7 @@ def _description(card: ModelCard) -> str:
     ).format(
         structures=_enumeration([c.name for c in card.segments]),
         modality=card.input.modality,
-        voxel_size=_voxel_size(card.input.voxel_size),
+        voxel_size=_resolution(card),
     )
 
 
@@ -146,6 +146,15 @@ def _enumeration(names: list[str]) -> str:
     # An abbreviation such as CSF keeps its capitals.
     words = [name if name[:2].isupper() else name[:1].lower() + name[1:] for name in names]
     return ", ".join(words)
+
+
+def _resolution(card: ModelCard) -> str:
+    grid, network = card.input.voxel_size, card.input.network_voxel_size
+    if network is None:
+        return _voxel_size(grid)
+    return _("{network} and draws borders at {grid}").format(
+        network=_voxel_size(network), grid=_voxel_size(grid)
+    )
 
 
 def _voxel_size(sizes: Iterable[float]) -> str:

@@ -34,6 +34,32 @@ def slice_axis(plane: str, orientation: str) -> int:
     return next(n for n, letter in enumerate(orientation) if letter in _ACROSS[plane])
 
 
+def with_neighbours(volume: Tensor, axis: int, number: int, distance: float) -> Tensor:
+    """Return a volume (*shape) as channels (1 + 2 number, *shape), shifted along an axis.
+
+    Channel c of a slice is the slice (c - number) distances further on, interpolated between slices
+    where it lies between them; beyond the ends are the outermost ones.
+
+    Args:
+        volume: a float tensor.
+        axis: across the slices.
+        number: of neighbours on either side.
+        distance: from one to the next, in slices.
+    """
+    last = volume.shape[axis] - 1
+    own = torch.arange(last + 1, dtype=torch.float64)
+    shape = [-1 if a == axis else 1 for a in range(volume.dim())]
+    channels = volume.new_empty(1 + 2 * number, *volume.shape)
+    for channel, steps in zip(channels, range(-number, number + 1), strict=True):
+        place = (own + steps * distance).clamp(0, last)
+        below = place.long()
+        share = (place - below).to(volume).view(shape)
+        lower = volume.index_select(axis, below.to(volume.device))
+        upper = volume.index_select(axis, (below + 1).clamp_max(last).to(volume.device))
+        torch.lerp(lower, upper, share, out=channel)
+    return channels
+
+
 @dataclass(frozen=True)
 class WholeVolume:
     """A 3D network's batch: one volume, in overlapping tiles where it is large.

@@ -15,7 +15,7 @@ from ..checkpoints.load import Checkpoint
 from ..errors import InputError, lacks_memory, too_little_memory
 from ..networks import MRFUNet, ProbabilisticUNet
 from ..uncertainty.statistics import entropy, label_variance
-from .batches import Slices, WholeVolume, slice_axis
+from .batches import Slices, WholeVolume, slice_axis, with_neighbours
 from .devices import describe_device, resolve_device
 from .grid import ModelGrid, bounding_box
 from .intensities import with_intensities
@@ -120,10 +120,10 @@ class Segmenter:
         if not 0 <= tolerance < 1:
             raise InputError(f"The tolerance must be at least 0 and below 1, not {tolerance:g}.")
         channels = checkpoint.network.config.in_channels
-        if channels != 1:
+        if channels != 1 + 2 * checkpoint.card.input.neighbours:
             raise InputError(
                 f"The model {checkpoint.card.name} needs {channels} images at once; only models "
-                "of a single image can be used. Choose another model."
+                "of a single image, and slices of it, can be used. Choose another model."
             )
         if not mrf and checkpoint.network.mrf is None:
             raise InputError(
@@ -174,7 +174,8 @@ class Segmenter:
         image, to_volume = self._prepared(volume, run)
         inside, spacing = image[to_volume.box], to_volume.grid.spacing
         seen = self._seen_by_network(inside, spacing)
-        posterior = self.on_device(lambda p: p.posterior(seen, run), run, seen.numel())
+        channels = self.on_device(lambda _: self._channels(seen, spacing), run)
+        posterior = self.on_device(lambda p: p.posterior(channels, run), run, seen.numel())
         if seen.shape != inside.shape:
             posterior = self.on_device(lambda _: self._resized(posterior, inside.shape), run)
         if self._intensities:
@@ -301,6 +302,14 @@ class Segmenter:
         sizes = zip(image.shape, spacing, voxel_size, strict=True)
         return resize(image, tuple(max(1, round(n * s / v)) for n, s, v in sizes))
 
+    def _channels(self, image: Tensor, spacing: tuple[float, ...]) -> Tensor:
+        """Return an image (*shape) with what else the network sees of it, (C, *shape)."""
+        card = self.checkpoint.card.input
+        if not card.neighbours:
+            return image[None]
+        distance = card.voxel_size[self._slice_axis] / spacing[self._slice_axis]
+        return with_neighbours(image, self._slice_axis, card.neighbours, distance)
+
     def _resized(self, posterior: Tensor, shape: torch.Size) -> Tensor:
         return resize(posterior.to(self.device), tuple(shape)).cpu()
 
@@ -313,7 +322,9 @@ class Segmenter:
 
     def _encode(self, volume: Volume, run: Run) -> LatentSpace:
         image, to_volume = self._prepared(volume, run)
-        encoding = self.on_device(lambda p: p.encode(image, run), run, image.numel())
+        spacing = to_volume.grid.spacing
+        channels = self.on_device(lambda _: self._channels(image, spacing), run)
+        encoding = self.on_device(lambda p: p.encode(channels, run), run, image.numel())
         return LatentSpace(self, volume.geometry, encoding, to_volume, run, tuple(run.warnings))
 
     @torch.inference_mode()

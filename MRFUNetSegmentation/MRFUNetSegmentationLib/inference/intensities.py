@@ -36,8 +36,10 @@ _BORDER = 1.0
 # Standard deviation of the window in which a segment's intensities are gathered, mm. Smaller ones
 # follow the bias field better, and have fewer voxels to tell segments apart by.
 _WINDOW = 30.0
-# Means and variances vary slowly: they are computed on a grid of about this voxel size, mm.
+# Means and variances vary slowly: they are computed on a grid of about this voxel size, mm, from
+# voxels about so far apart. Within the window all of them would say no more.
 _COARSE = 4.0
+_APART = 2.0
 # Standard deviation, of intensities 0..1, that no segment falls below.
 _LEAST_DEVIATION = 0.03
 # A segment of less than this, ml, says too little about its intensities.
@@ -96,15 +98,19 @@ def _sorted_anew(
 
 def _log_likelihood(image: Tensor, responsibility: Tensor, spacing: Sequence[float]) -> Tensor:
     """Return ln N(x | mu, sigma^2), up to a constant, of a segment's local mean and deviation."""
+    steps = [max(1, round(_APART / s)) for s in spacing]
+    seen = tuple(slice(step // 2, None, step) for step in steps)
+    values, share = image[seen], responsibility[seen]
     # Squared, since voxels at borders are mixtures, which are no example of a segment.
-    weight = responsibility.square() * (image > 0)
-    weighted = weight * image
-    moments = torch.stack([weight, weighted, weighted * image])
-    factors = [max(1, round(_COARSE / s)) for s in spacing]
+    weight = share.square() * (values > 0)
+    weighted = weight * values
+    moments = torch.stack([weight, weighted, weighted * values])
+    apart = [s * step for s, step in zip(spacing, steps, strict=True)]
+    factors = [max(1, round(_COARSE / a)) for a in apart]
     coarse = functional.avg_pool3d(
         moments[:, None], factors, ceil_mode=True, count_include_pad=False
     )[:, 0]
-    window = [_WINDOW / (s * f) for s, f in zip(spacing, factors, strict=True)]
+    window = [_WINDOW / (a * f) for a, f in zip(apart, factors, strict=True)]
     coarse = gaussian_blur(coarse, window)
     whole = coarse.mean((1, 2, 3), keepdim=True)
     coarse += _GLOBAL_SHARE * coarse[0].max() * whole / whole[0]

@@ -44,8 +44,8 @@ class MRFUNetPredictor:
         self.mrf = mrf and network.mrf is not None
 
     def posterior(self, image: Tensor, run: Run) -> Tensor:
-        """Return the class posteriors (K, *shape) of an image (*shape), on the CPU."""
-        images = self.batches.split(image[None])
+        """Return the class posteriors (K, *shape) of an image (C, *shape), on the CPU."""
+        images = self.batches.split(image)
         padded, inner = _padded(images, self.network.unet.minimum_size)
         run.begin(UNET)
         with run.watching(self.network.unet, self.batches.passes(padded)):

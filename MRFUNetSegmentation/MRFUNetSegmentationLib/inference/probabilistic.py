@@ -99,10 +99,10 @@ class ProbabilisticPredictor:
         """Return the class probabilities (K, *shape) at the prior's mean, on the CPU.
 
         Args:
-            image: (*shape).
+            image: (C, *shape).
             run: is advanced.
         """
-        images = self.batches.split(image[None])
+        images = self.batches.split(image)
         mean, _ = self._prior(images, run)
 
         # Not by `encode` and `decode`: the features of a whole large volume need not fit in memory.
@@ -112,8 +112,8 @@ class ProbabilisticPredictor:
         return self._probabilities(self._assemble(compute, images, self._classes, run))
 
     def encode(self, image: Tensor, run: Run) -> Encoding:
-        """Compute what all samples of an image (*shape) share."""
-        images = self.batches.split(image[None])
+        """Compute what all samples of an image (C, *shape) share."""
+        images = self.batches.split(image)
         mean, scale = self._prior(images, run)
         filters = self.network.config.filters[0]
         projected = self._assemble(lambda place: self._project(images[place]), images, filters, run)

@@ -53,6 +53,8 @@ def trained_card(config: TrainingConfig, steps: int, metrics: dict[str, Any]) ->
     """
     text, table = config.card, config.to_dict()
     plane = {"slice_plane": text.slice_plane} if text.slice_plane else {}
+    if text.neighbours:
+        plane["neighbours"] = text.neighbours
     seen = text.network_voxel_size
     seen = {"network_voxel_size": list(seen)} if seen else {}
     # The tissues of a brain are one piece; of other objects there may be several.

@@ -23,6 +23,8 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
+# As in model cards; slabs of synthetic slices have room for them.
+_MOST_NEIGHBOURS = 8
 PRECISIONS = ("bf16-mixed", "32-true")
 
 
@@ -277,6 +279,7 @@ class CardText:
     citation: str
     intended_use: str
     slice_plane: str | None = None
+    neighbours: int = 0
     network_voxel_size: tuple[float, float, float] | None = None
     intensities: bool = False
 
@@ -363,6 +366,7 @@ class TrainingConfig:
             )
         if self.logit_offsets and not isinstance(self.network, MRFUNetConfig):
             raise ConfigError("logit_offsets: only an MRF-UNet takes them")
+        self._check_channels()
         self._check_stages()
         self._check_validation()
 
@@ -373,6 +377,20 @@ class TrainingConfig:
             raise ConfigError("classes: missing; with lesions they are background and lesion")
         if both := set(self.label_maps) & set(self.lesions.validation_label_maps):
             raise ConfigError(f"lesions.validation_label_maps: {min(both)} is trained on")
+
+    def _check_channels(self) -> None:
+        neighbours, channels = self.card.neighbours, self.network.in_channels
+        if not 0 <= neighbours <= _MOST_NEIGHBOURS:
+            raise ConfigError(
+                f"card.neighbours: must lie in 0..{_MOST_NEIGHBOURS}, got {neighbours}"
+            )
+        if neighbours and not self.card.slice_plane:
+            raise ConfigError("card.neighbours: only of 2D networks, which have a slice_plane")
+        if channels != 1 + 2 * neighbours:
+            raise ConfigError(
+                f"network.in_channels: expected {1 + 2 * neighbours}, a slice and card.neighbours "
+                f"= {neighbours} on either side, got {channels}"
+            )
 
     def _check_stages(self) -> None:
         if self.label_maps and self.lesions is None and self.network.dim != 3:

@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Generator
 
+from ..inference.batches import with_neighbours
 from .config import LesionData, Stage
 from .labels import LabelMap
 from .lesions import LesionMap, synthesise_lesions
@@ -23,6 +24,7 @@ def lesion_cases(
     lesion_maps: Sequence[LesionMap],
     options: LesionData,
     stage: Stage,
+    neighbours: int = 0,
 ) -> list[RaterCase]:
     """Return one case for each lesion map: the same ones each time.
 
@@ -31,6 +33,7 @@ def lesion_cases(
         lesion_maps: patients that are not trained on.
         options: how lesions look, and how many raters there are.
         stage: shape and ranges of the images.
+        neighbours: slices on either side that a 2D network sees beside each slice.
     """
     cases = []
     painting = options.painting
@@ -47,9 +50,9 @@ def lesion_cases(
         )
         draw = Draw(rng)
         marks = [lesions.mark(painting.raters, draw) for _ in range(options.validation_raters)]
-        image, masks = image[None], torch.stack(marks)[:, None].to(torch.uint8)
+        image, masks = image[None, None], torch.stack(marks)[:, None].to(torch.uint8)
         if flat:
-            image = image[0, ..., ::_STEP].movedim(-1, 0)
+            image = with_neighbours(image[0, 0], 2, neighbours, 1)[..., ::_STEP].movedim(-1, 0)
             masks = masks[:, 0, ..., ::_STEP].movedim(-1, 1)
         cases.append(
             RaterCase(

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..inference.batches import slice_axis
+from ..inference.batches import slice_axis, with_neighbours
 from ..inference.grid import ModelGrid
 from ..inference.normalise import percentile_normalise
 from ..inference.volume import Geometry
@@ -42,7 +42,8 @@ class RaterCase:
 
     Attributes:
         name: the file's, without suffix.
-        images: (B, *spatial) float32, normalised as at inference: one volume, or its slices.
+        images: (B, C, *spatial) float32, normalised as at inference: one volume, or its slices, C
+            of them for each, where neighbours are seen too.
         masks: (raters, B, *spatial) uint8.
         spacing: voxel size along the spatial axes, mm.
     """
@@ -131,9 +132,11 @@ def _read_case(name: str, path: Path, folder: Path, config: TrainingConfig) -> R
 
     spacing = grid.spacing
     if axis is None:
-        volume, masks = volume[None], masks[:, None]
+        volume, masks = volume[None, None], masks[:, None]
     else:
-        volume, masks = volume.movedim(axis, 0), masks.movedim(axis + 1, 1)
+        distance = config.card.voxel_size[axis] / spacing[axis]
+        volume = with_neighbours(volume, axis, config.card.neighbours, distance)
+        volume, masks = volume.movedim(axis + 1, 0), masks.movedim(axis + 1, 1)
         spacing = tuple(s for a, s in enumerate(spacing) if a != axis)
     return RaterCase(name, volume.contiguous(), masks.contiguous(), spacing)
 

@@ -86,7 +86,7 @@ class RaterValidation:
         latents = [None] * self.samples
         if probabilistic:
             latents = torch.randn(self.samples, network.config.latent, generator=rng)
-        samples = np.empty((self.samples, *case.images.shape), np.uint8)
+        samples = np.empty((self.samples, *case.masks.shape[1:]), np.uint8)
         for part, images in self._portions(case):
             decode = _decoder(network, images)
             for number, epsilon in enumerate(latents):
@@ -108,7 +108,7 @@ class RaterValidation:
     def _portions(self, case: RaterCase) -> Iterator[tuple[slice, Tensor]]:
         for first in range(0, len(case.images), _SLICES):
             part = slice(first, first + _SLICES)
-            yield part, case.images[part, None].to(self.device)
+            yield part, case.images[part].to(self.device)
 
 
 def _decoder(network: nn.Module, images: Tensor):
@@ -133,7 +133,8 @@ def _row(case: RaterCase, samples: np.ndarray) -> list[np.ndarray]:
     """Return tiles: the image, then the share of raters and of samples that mark each voxel."""
     marked = case.masks.numpy() > 0
     # The slice with most of it; of a volume, the plane across its last axis.
-    image, raters, drawn = case.images.numpy(), marked.mean(0), (samples > 0).mean(0)
+    image = case.images[:, case.images.shape[1] // 2].numpy()  # without its neighbours
+    raters, drawn = marked.mean(0), (samples > 0).mean(0)
     if image.ndim == 4:
         image, raters, drawn = (np.moveaxis(x[0], -1, 0) for x in (image, raters, drawn))
     index = int(raters.sum((1, 2)).argmax())

@@ -113,11 +113,13 @@ def _lesion_data(
                 read_lesion_maps([data / name for name in masks], folder / "lesion-maps"),
             )
 
-    source = LesionSource(*read(config.label_maps, options.masks), options, fabric.device)
+    neighbours = config.card.neighbours
+    anatomies = read(config.label_maps, options.masks)
+    source = LesionSource(*anatomies, options, fabric.device, neighbours)
     held_out = read(options.validation_label_maps, options.validation_masks)
     if not (options.validation_masks and fabric.is_global_zero):
         return source, None
-    cases = lesion_cases(*held_out, options, config.stages[-1])
+    cases = lesion_cases(*held_out, options, config.stages[-1], neighbours)
     number = options.validation_samples
     return source, RaterValidation(cases, number, len(config.classes), fabric.device)
 

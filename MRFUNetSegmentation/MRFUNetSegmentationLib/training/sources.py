@@ -70,6 +70,7 @@ class LesionSource:
         lesion_maps: patients.
         options: how lesions look, how raters mark them, and how many slabs are kept.
         device: where to synthesise.
+        neighbours: slices on either side that a 2D network sees beside each slice.
     """
 
     def __init__(
@@ -78,7 +79,9 @@ class LesionSource:
         lesion_maps: Sequence[LesionMap],
         options: LesionData,
         device: torch.device,
+        neighbours: int = 0,
     ) -> None:
+        self.neighbours = neighbours
         self.label_maps = [label_map.to(device) for label_map in label_maps]
         self.lesion_maps = [lesion_map.to(device) for lesion_map in lesion_maps]
         self.options = options
@@ -95,8 +98,9 @@ class LesionSource:
         image, lesions = self._slab(stage, draw) if flat else self._synthesised(stage, draw)
         labels = lesions.mark(self.options.painting.raters, draw).long()
         if flat:
-            index = _slice(lesions, draw)
-            image, labels = image[..., index].float(), labels[..., index]
+            index = _slice(lesions, self.neighbours, draw)
+            seen = slice(index - self.neighbours, index + self.neighbours + 1)
+            return image[..., seen].movedim(-1, 0).float().contiguous(), labels[..., index]
         return image[None], labels
 
     def _slab(self, stage: Stage, draw: Draw) -> tuple[Tensor, Lesions]:
@@ -126,10 +130,11 @@ class LesionSource:
         )
 
 
-def _slice(lesions: Lesions, draw: Draw) -> int:
-    """Draw a slice: half of the time any, else the one of a random voxel of a lesion."""
+def _slice(lesions: Lesions, neighbours: int, draw: Draw) -> int:
+    """Draw a slice with neighbours: half of the time any, else that of a random lesion's voxel."""
     area = (lesions.distance > 0).sum((0, 1)).float().cpu()
-    return draw.choice(area + area.mean().clamp_min(1))
+    area = area[neighbours : len(area) - neighbours]
+    return neighbours + draw.choice(area + area.mean().clamp_min(1))
 
 
 def _inner(image: Tensor, lesions: Lesions) -> tuple[Tensor, Lesions]:
@@ -173,14 +178,14 @@ class RaterSource:
         index, centre = self._place(number, stage.shape, draw)
         augmentation = self.options.augmentation
         matrix = _random_matrix(augmentation, self.cases[number].spacing, draw)
-        grid = _sampling_grid(images.shape[1:], stage.shape, matrix, centre).to(images.device)
+        grid = _sampling_grid(images.shape[2:], stage.shape, matrix, centre).to(images.device)
         image = _sampled(images[index], grid, "bilinear")
-        labels = _sampled(masks[rater, index].float(), grid, "nearest")
-        return _with_intensities(image, augmentation, draw)[None], labels.long()
+        labels = _sampled(masks[rater, index, None].float(), grid, "nearest")[0]
+        return _with_intensities(image, augmentation, draw), labels.long()
 
     def _place(self, number: int, shape: tuple[int, ...], draw: Draw) -> tuple[int, list[float]]:
         """Draw one of a case's images and the centre of the part in it."""
-        batch, *size = self.images[number].shape
+        batch, _channels, *size = self.images[number].shape
         marked = self.marked[number]
         if len(marked) and draw.chance(self.options.foreground):
             index, *centre = marked[draw.integer(len(marked))].tolist()
@@ -227,9 +232,8 @@ def _sampling_grid(
 
 
 def _sampled(image: Tensor, grid: Tensor, mode: str) -> Tensor:
-    """Return the values (*shape) of an image (*size) at a grid; 0 beyond its edge."""
-    sampled = functional.grid_sample(image[None, None], grid, mode=mode, align_corners=True)
-    return sampled[0, 0]
+    """Return the values (C, *shape) of an image (C, *size) at a grid; 0 beyond its edge."""
+    return functional.grid_sample(image[None], grid, mode=mode, align_corners=True)[0]
 
 
 def _with_intensities(image: Tensor, augmentation: Augmentation, draw: Draw) -> Tensor:
