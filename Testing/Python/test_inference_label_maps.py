@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from MRFUNetSegmentationLib.inference.label_maps import compress, decompress, occupied_box
+from MRFUNetSegmentationLib.inference.label_maps import compress, decompress
 
 
 @pytest.fixture
@@ -8,12 +8,6 @@ def labels():
     array = np.zeros((9, 8, 7), np.uint8)
     array[2, 3, 4], array[5, 3, 6] = 1, 3
     return array
-
-
-def test_the_box_holds_all_that_is_marked(labels):
-    assert occupied_box(labels) == (slice(2, 6), slice(3, 4), slice(4, 7))
-    assert occupied_box(labels == 3) == (slice(5, 6), slice(3, 4), slice(6, 7))
-    assert occupied_box(np.zeros((2, 3, 4))) is None
 
 
 def test_label_maps_come_back_as_they_were(labels):

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
+from ..boxes import occupied_box
 from ..checkpoints.card import SegmentClass
 from ..inference.image_files import write_image
-from ..inference.label_maps import occupied_box
 
 
 def write_seg_nrrd(path: Path, label_map: sitk.Image, segments: Sequence[SegmentClass]) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ..boxes import occupied_box
 from ..inference.grid import ModelGrid
 from ..inference.volume import Volume
 from ..uncertainty.calibration import ReliabilityDiagram
@@ -182,14 +183,10 @@ def _window(array: np.ndarray) -> tuple[float, float]:
     return float(low), float(max(high, low + 1e-12))
 
 
-def _bright_box(array: np.ndarray, low: float, high: float) -> list[slice]:
+def _bright_box(array: np.ndarray, low: float, high: float) -> tuple[slice, ...]:
     """Return the box of what is brighter than a twentieth of the window."""
     bright = array > low + (high - low) / 20
-    box = []
-    for axis in range(3):
-        line = np.flatnonzero(bright.any(tuple(a for a in range(3) if a != axis)))
-        box.append(slice(line[0], line[-1] + 1) if line.size else slice(None))
-    return box
+    return occupied_box(bright) or (slice(None),) * 3
 
 
 def _reoriented_index(grid: ModelGrid, centre: tuple[int, int, int]) -> list[int]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..boxes import occupied_box
 from ..training.metrics import dice
 from .packages import need
 
@@ -67,7 +68,7 @@ def score(
     library = need(
         "surface_distance.metrics", "surface-distance-based-measures", "The surface distance"
     )
-    box = _box(mask | reference)
+    box = occupied_box(mask | reference, margin=1)
     with warnings.catch_warnings():
         # It calls SciPy by an old name, at every call.
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -78,12 +79,3 @@ def score(
         surface_dice=float(library.compute_surface_dice_at_tolerance(distances, tolerance)),
         **volumes,
     )
-
-
-def _box(mask: np.ndarray) -> tuple[slice, ...]:
-    """Bounding box with a voxel around it, as far as there is one."""
-    box = []
-    for axis in range(mask.ndim):
-        line = np.flatnonzero(mask.any(tuple(a for a in range(mask.ndim) if a != axis)))
-        box.append(slice(max(0, line[0] - 1), line[-1] + 2))
-    return tuple(box)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..boxes import occupied_box
 from ..checkpoints.card import ModelCard
 from ..checkpoints.load import Checkpoint
 from ..errors import InputError, lacks_memory, too_little_memory
@@ -17,7 +18,7 @@ from ..networks import MRFUNet, ProbabilisticUNet
 from ..uncertainty.statistics import entropy, label_variance
 from .batches import Slices, WholeVolume, slice_axis, with_neighbours
 from .devices import describe_device, resolve_device
-from .grid import ModelGrid, bounding_box
+from .grid import ModelGrid
 from .intensities import with_intensities
 from .latent_space import LatentSpace
 from .mrf_unet import MRFUNetPredictor
@@ -431,7 +432,7 @@ class Segmenter:
         normalised = card.input.normalisation["method"] != "none"
         if not (self.predictor.crops and has_background and normalised):
             return tuple(slice(0, n) for n in image.shape)
-        return bounding_box(image > 0, _MARGIN)
+        return occupied_box((image > 0).numpy(), _MARGIN)
 
     def _step_down(self, voxels: int | None, run: Run) -> None:
         batches = self.predictor.batches

@@ -50,16 +50,6 @@ def nearest_axes(
     return axes, tuple(bool(cosines[a, axes[a]] < 0) for a in range(3))
 
 
-def bounding_box(mask: Tensor, margin: int = 0) -> tuple[slice, slice, slice]:
-    """Return the box around a mask (R, A, S) that is not empty, wider by a margin of voxels."""
-    box = []
-    for axis, n in enumerate(mask.shape):
-        others = [a for a in range(3) if a != axis]
-        line = mask.any(dim=others[1]).any(dim=others[0]).nonzero().flatten()
-        box.append(slice(max(0, int(line[0]) - margin), min(n, int(line[-1]) + 1 + margin)))
-    return tuple(box)
-
-
 @dataclass(frozen=True)
 class ModelGrid:
     """Carries a volume to the network's grid and results back to the volume's.

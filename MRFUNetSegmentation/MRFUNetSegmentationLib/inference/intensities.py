@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .grid import bounding_box
+from ..boxes import occupied_box
 from .run import Run
 from .separable import gaussian_blur, resize
 
@@ -68,7 +68,7 @@ def with_intensities(
     segments = [k for k in segments if _is_enough(posterior[k], spacing)]
     if len(segments) < 2:
         return posterior
-    box = bounding_box(posterior[segments].sum(0) > _LEAST_SHARE)
+    box = occupied_box((posterior[segments].sum(0) > _LEAST_SHARE).cpu().numpy())
     result = posterior.clone()
     inside = (slice(None), *box)
     result[inside] = _sorted_anew(posterior[inside], image[box], segments, spacing, run)

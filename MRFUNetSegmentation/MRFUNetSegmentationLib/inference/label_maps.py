@@ -8,22 +8,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ..boxes import occupied_box
+
 # First and last + 1 index along each of three axes.
 _BOX = struct.Struct("<6I")
-
-
-def occupied_box(labels: np.ndarray) -> tuple[slice, slice, slice] | None:
-    """Return the box around all that is not 0 in a label map (3D), None if nothing is."""
-    box, inner = [], labels
-    for axis in range(3):
-        # What was left out along the axes before holds nothing.
-        others = tuple(a for a in range(3) if a != axis)
-        occupied = np.flatnonzero(inner.any(axis=others))
-        if not len(occupied):
-            return None
-        box.append(slice(int(occupied[0]), int(occupied[-1]) + 1))
-        inner = labels[(*box, *[slice(None)] * (2 - axis))]
-    return tuple(box)
 
 
 def compress(labels: np.ndarray) -> bytes:

@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..boxes import occupied_box
 from ..checkpoints.card import ModelCard, SegmentClass
 from ..uncertainty.statistics import most_probable
-from .grid import ModelGrid, bounding_box
+from .grid import ModelGrid
 from .main_piece import main_piece
 from .separable import interpolation_weights, resize
 
@@ -118,11 +119,12 @@ class ToVolume:
         occupied = labels != background[0]
         if apart is not None:
             occupied &= ~apart
-        if not occupied.any():
+        marked = occupied_box(occupied.cpu().numpy())
+        if marked is None:
             return None
         window = []
         sizes = zip(self.grid.shape, self.grid.input_shape, strict=True)
-        for (n_in, n_out), box, part in zip(sizes, self.box, bounding_box(occupied), strict=True):
+        for (n_in, n_out), box, part in zip(sizes, self.box, marked, strict=True):
             inside = slice(box.start + part.start, box.start + part.stop)
             lines = interpolation_weights(n_in, n_out)[:, inside].any(dim=1).nonzero().flatten()
             window.append(slice(int(lines[0]), int(lines[-1]) + 1))

@@ -14,9 +14,9 @@ import numpy as np
 import slicer
 import vtk
 
+from ..boxes import occupied_box
 from ..checkpoints.card import SegmentClass
 from ..errors import InputError
-from ..inference.label_maps import occupied_box
 from .browsers import shown_index
 from .geometry import ijk_to_ras, to_vtk
 from .subject_hierarchy import place_beside

@@ -9,6 +9,7 @@ import SimpleITK as sitk
 import torch
 from torch import Tensor
 
+from ..boxes import occupied_box
 from ..errors import InputError
 from .statistics import RunningStatistics, most_probable
 
@@ -76,9 +77,4 @@ def _box(statistics: RunningStatistics, background: int | None) -> tuple[slice, 
     if background is None:
         return tuple(slice(0, n) for n in statistics.mean.shape[1:])
     occupied = statistics.counts[background] < statistics.number
-    box = []
-    for axis in range(occupied.dim()):
-        others = [a for a in range(occupied.dim()) if a != axis]
-        line = occupied.sum(dim=others).nonzero().flatten().tolist()
-        box.append(slice(line[0], line[-1] + 1) if line else slice(0, 0))
-    return tuple(box)
+    return occupied_box(occupied.numpy()) or (slice(0, 0),) * occupied.dim()
