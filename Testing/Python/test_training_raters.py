@@ -145,6 +145,28 @@ def test_volumes_are_taken_slice_by_slice_as_at_inference(tmp_path, neighbours):
     assert pair[0].shape == (1 + 2 * neighbours, 16, 16)
 
 
+def test_a_network_of_single_slices_begins_one_that_sees_neighbours(data, tmp_path):
+    """It segments as before until it has learnt more, its prior and its posterior too."""
+    none = ('validation = ["case0"]', "validation = []")
+    trainer = prepare(load_config(config_file(data, none)), data, tmp_path / "single", "cpu")
+    trainer._validate(None, print)
+    config = load_config(
+        config_file(
+            data,
+            ('slice_plane = "axial"', 'slice_plane = "axial"\nneighbours = 2'),
+            ('type = "probabilistic-unet"', 'type = "probabilistic-unet"\nin_channels = 5'),
+        )
+    )
+    again = prepare(config, data, tmp_path / "wider", "cpu", start_from=trainer.checkpoint_file)
+    single, network = load_checkpoint(trainer.checkpoint_file).network, again.network.eval()
+    image, labels = torch.rand(2, 5, 24, 16), torch.randint(2, (2, 24, 16))
+    with torch.no_grad():
+        torch.testing.assert_close(network(image), single(image[:, 2:3]))
+        q, expected = network.posterior(image, labels), single.posterior(image[:, 2:3], labels)
+    torch.testing.assert_close(q.mean, expected.mean)
+    torch.testing.assert_close(q.stddev, expected.stddev)
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [

@@ -298,14 +298,19 @@ class Trainer:
         self.stale = state.get("stale", 0)
 
     def _take_weights(self, checkpoint: Checkpoint) -> None:
-        difference = _difference(describe(checkpoint.network), describe(self.network))
+        theirs, ours = describe(checkpoint.network), describe(self.network)
+        weights = checkpoint.network.state_dict()
+        if theirs["in_channels"] == 1 < ours["in_channels"]:
+            weights = _with_neighbours(weights, self.network.state_dict(), ours["in_channels"])
+            del theirs["in_channels"]
+        difference = _difference(theirs, ours)
         if difference:
             raise MRFUNetError(
                 f"{checkpoint.path}: the checkpoint is of another network than the configuration's "
                 f"({difference}). Choose another checkpoint, or correct the configuration."
             )
         for network in (self.network, self.average):
-            network.load_state_dict(checkpoint.network.state_dict())
+            network.load_state_dict(weights)
 
 
 class _Meter:
@@ -364,6 +369,25 @@ def finished(network: nn.Module, config: TrainingConfig) -> nn.Module:
     if config.half:
         halve(network)
     return network
+
+
+def _with_neighbours(
+    theirs: dict[str, Tensor], ours: dict[str, Tensor], channels: int
+) -> dict[str, Tensor]:
+    """Return weights of a network of single slices as of one that also sees their neighbours.
+
+    To begin with it does not look at them: the first layers' weights are those of the slice in the
+    middle, and of what else these layers are given.
+    """
+    weights = dict(theirs)
+    for name, weight in theirs.items():
+        wider = ours.get(name)
+        if wider is None or wider.dim() < 2 or wider.shape[1] != weight.shape[1] + channels - 1:
+            continue
+        weights[name] = weight.new_zeros(wider.shape)
+        weights[name][:, channels // 2] = weight[:, 0]
+        weights[name][:, channels:] = weight[:, 1:]
+    return weights
 
 
 def _difference(theirs: dict, ours: dict) -> str:
