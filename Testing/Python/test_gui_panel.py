@@ -304,11 +304,11 @@ def test_quality_is_kept_from_model_to_model_where_there_is_a_choice(harness):
     line = selector.currentText()
     assert not quality.isHidden()
     assert [quality.itemText(i) for i in range(quality.count())] == ["Normal", "Fast"]
-    assert "1.3 and draws borders at 1\u00a0mm" in harness.ui.modelDescription.text()
+    assert "at 1.3\u00a0mm and draws borders at 1\u00a0mm" in harness.ui.modelDescription.text()
     choose(harness, quality, 1)
     assert harness.parameters.model == "brain-tissue-fast"
     assert selector.currentText() == line
-    assert "1.5 and draws borders at 1\u00a0mm" in harness.ui.modelDescription.text()
+    assert "at 1.5\u00a0mm and draws borders at 1\u00a0mm" in harness.ui.modelDescription.text()
     choose(harness, selector, selector.currentIndex())
     assert harness.parameters.model == "brain-tissue-fast"
     choose(harness, selector, selector.findText("White-matter lesions on FLAIR"))

@@ -113,13 +113,10 @@ def found(entries: Sequence[ModelEntry], search: str) -> str:
 
 
 def _description(card: ModelCard) -> str:
-    return _(
-        "Structures: {structures}\n"
-        "Made for: {modality}; works at a resolution of {voxel_size}\u00a0mm"
-    ).format(
+    return _("Structures: {structures}\nMade for: {modality}; {resolution}").format(
         structures=_enumeration([c.name for c in card.segments]),
         modality=card.input.modality,
-        voxel_size=_resolution(card),
+        resolution=_resolution(card),
     )
 
 
@@ -151,8 +148,8 @@ def _enumeration(names: list[str]) -> str:
 def _resolution(card: ModelCard) -> str:
     grid, network = card.input.voxel_size, card.input.network_voxel_size
     if network is None:
-        return _voxel_size(grid)
-    return _("{network} and draws borders at {grid}").format(
+        return _("works at a resolution of {grid}\u00a0mm").format(grid=_voxel_size(grid))
+    return _("sees a scan at {network}\u00a0mm and draws borders at {grid}\u00a0mm").format(
         network=_voxel_size(network), grid=_voxel_size(grid)
     )
 
