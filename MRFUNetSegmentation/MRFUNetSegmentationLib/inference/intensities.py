@@ -37,7 +37,7 @@ _BORDER = 1.0
 # follow the bias field better, and have fewer voxels to tell segments apart by.
 _WINDOW = 30.0
 # Means and variances vary slowly: they are computed on a grid of about this voxel size, mm, from
-# voxels about so far apart. Within the window all of them would say no more.
+# examples: voxels about so far apart. Within the window all of them would say no more.
 _COARSE = 4.0
 _APART = 2.0
 # Standard deviation, of intensities 0..1, that no segment falls below.
@@ -81,41 +81,49 @@ def _sorted_anew(
     prior = gaussian_blur(posterior[segments], [_BORDER / s for s in spacing])
     prior = _PRIOR_WEIGHT * prior.clamp_min_(_LEAST_PRIOR).log_()
     share = posterior[segments].sum(0)  # of all these segments together, from the network
-    responsibilities = posterior[segments]
     measured = image > 0  # elsewhere the network alone decides
+    steps = [max(1, round(_APART / s)) for s in spacing]
+    apart = [s * step for s, step in zip(spacing, steps, strict=True)]
+    examples = (..., *(slice(step // 2, None, step) for step in steps))
+    responsibilities = posterior[segments][examples]
     for iteration in range(_ITERATIONS):
-        energy = torch.empty_like(prior)
+        # Only the last turn is for all voxels, those before are for the next one's examples.
+        where = examples if iteration < _ITERATIONS - 1 else (...,)
+        energy = torch.empty_like(prior[where])
         for n, responsibility in enumerate(responsibilities):
-            energy[n] = _log_likelihood(image, responsibility, spacing) * measured
+            mean, variance = _local_moments(image[examples], responsibility, apart)
+            energy[n] = _log_likelihood(image[where], mean, variance) * measured[where]
             done = iteration * len(segments) + n + 1
             run.advance(done / (_ITERATIONS * len(segments)))
         energy *= _LIKELIHOOD_WEIGHT
-        responsibilities = energy.add_(prior).softmax(0).mul_(share)
+        responsibilities = energy.add_(prior[where]).softmax(0).mul_(share[where])
     result = posterior.clone()
     result[segments] = responsibilities
     return result
 
 
-def _log_likelihood(image: Tensor, responsibility: Tensor, spacing: Sequence[float]) -> Tensor:
-    """Return ln N(x | mu, sigma^2), up to a constant, of a segment's local mean and deviation."""
-    steps = [max(1, round(_APART / s)) for s in spacing]
-    seen = tuple(slice(step // 2, None, step) for step in steps)
-    values, share = image[seen], responsibility[seen]
+def _local_moments(
+    image: Tensor, responsibility: Tensor, spacing: Sequence[float]
+) -> tuple[Tensor, Tensor]:
+    """Return a segment's mean and variance about each voxel of a coarse grid of the same extent."""
     # Squared, since voxels at borders are mixtures, which are no example of a segment.
-    weight = share.square() * (values > 0)
-    weighted = weight * values
-    moments = torch.stack([weight, weighted, weighted * values])
-    apart = [s * step for s, step in zip(spacing, steps, strict=True)]
-    factors = [max(1, round(_COARSE / a)) for a in apart]
+    weight = responsibility.square() * (image > 0)
+    weighted = weight * image
+    moments = torch.stack([weight, weighted, weighted * image])
+    factors = [max(1, round(_COARSE / s)) for s in spacing]
     coarse = functional.avg_pool3d(
         moments[:, None], factors, ceil_mode=True, count_include_pad=False
     )[:, 0]
-    window = [_WINDOW / (a * f) for a, f in zip(apart, factors, strict=True)]
+    window = [_WINDOW / (s * f) for s, f in zip(spacing, factors, strict=True)]
     coarse = gaussian_blur(coarse, window)
     whole = coarse.mean((1, 2, 3), keepdim=True)
     coarse += _GLOBAL_SHARE * coarse[0].max() * whole / whole[0]
     mean = coarse[1] / coarse[0]
-    variance = (coarse[2] / coarse[0] - mean.square()).clamp_min(_LEAST_DEVIATION**2)
+    return mean, (coarse[2] / coarse[0] - mean.square()).clamp_min(_LEAST_DEVIATION**2)
+
+
+def _log_likelihood(image: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
+    """Return ln N(x | mu, sigma^2), up to a constant, of moments on a grid of the same extent."""
     mean, variance = (resize(m, tuple(image.shape)) for m in (mean, variance))
     return -0.5 * ((image - mean).square_().div_(variance) + variance.log())
 
