@@ -1,16 +1,10 @@
 import numpy as np
-import pytest
 from MRFUNetSegmentationLib.inference.label_maps import compress, decompress
 
 
-@pytest.fixture
-def labels():
-    array = np.zeros((9, 8, 7), np.uint8)
-    array[2, 3, 4], array[5, 3, 6] = 1, 3
-    return array
-
-
-def test_label_maps_come_back_as_they_were(labels):
+def test_label_maps_come_back_as_they_were():
+    labels = np.zeros((9, 8, 7), np.uint8)
+    labels[2, 3, 4], labels[5, 3, 6] = 1, 3
     for array in (labels, np.zeros_like(labels), labels + 1, labels[::-1, :, ::2]):
         back = decompress(compress(array), array.shape)
         assert back.dtype == np.uint8
