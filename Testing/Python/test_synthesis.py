@@ -220,6 +220,42 @@ def test_mixed_surface_darkens_the_cortex_where_it_meets_fluid(tissue):
     assert torch.equal(mixed[outside], image[outside])
 
 
+@pytest.mark.parametrize(("name", "gains"), [("T1", "fluid"), ("FLAIR", "brain")])
+def test_brain_covers_the_fluid_next_to_it_on_flair(tissue, name, gains):
+    contrast = CONTRASTS[name]
+    values = torch.zeros(5)
+    values[GREY_MATTER], values[WHITE_MATTER] = contrast.grey, contrast.white
+    values[[VENTRICLES, CSF]] = contrast.fluid
+    image = values[tissue]
+    config = replace(STILL, mixed_surface=(1.0, 1.0), brain_over_fluid=2.0)
+    mixed = with_mixed_borders(image, tissue, contrast, config, 1.0, draw())
+    fluid = (tissue == CSF) | (tissue == VENTRICLES)
+    brain = (tissue == GREY_MATTER) | (tissue == WHITE_MATTER)
+    gaining, losing = (fluid, brain) if gains == "fluid" else (brain, fluid)
+    assert torch.equal(mixed[gaining], image[gaining])
+    assert torch.equal(mixed[tissue == OTHER], image[tissue == OTHER])
+    beside = torch.nn.functional.max_pool3d(gaining[None, None].float(), 3, 1, 1)[0, 0] > 0
+    changed = (mixed - image)[losing & beside]
+    assert (changed < 0).all() if gains == "fluid" else (changed > 0).all()
+
+
+def test_lesions_are_as_far_from_white_matter_as_their_bounds_say(tissue):
+    """1.7 times as dark as usual on T1, and not the same from lesion to lesion."""
+    contrast = CONTRASTS["T1"]
+    image = torch.full(SHAPE, contrast.white)
+    darkest, spread = [], []
+    for seed in range(20):
+        changed = pathology.with_lesions(image, tissue, contrast, (0.5, 1.7), 1.0, draw(seed))
+        depth = (image - changed)[tissue == WHITE_MATTER] / (contrast.white - contrast.lesion)
+        assert depth.max() <= 1.7 + 1e-4
+        darkest.append(float(depth.max()))
+        lesions = depth[depth > 0.4]
+        spread.append(float(lesions.std()) if len(lesions) > 50 else 0.0)
+    assert min(darkest) < 1.0
+    assert max(darkest) > 1.4
+    assert max(spread) > 0.1
+
+
 def test_lesions_lie_in_white_matter_more_often_at_the_ventricles(tissue):
     contrast = replace(CONTRASTS["FLAIR"], lesion=1.0)
     image = torch.full(SHAPE, 0.5)
@@ -228,7 +264,9 @@ def test_lesions_lie_in_white_matter_more_often_at_the_ventricles(tissue):
     near = centre.square().sum(0).sqrt() < 9
     inner, outer, loads = [], [], []
     for seed in range(20):
-        changed = pathology.with_lesions(image, tissue, contrast, 1.0, draw(seed)) - image
+        changed = (
+            pathology.with_lesions(image, tissue, contrast, (0.5, 1.0), 1.0, draw(seed)) - image
+        )
         assert (changed[tissue != WHITE_MATTER] == 0).all()
         assert (changed >= 0).all()
         lesion = changed > 0.12
@@ -362,6 +400,10 @@ def test_impossible_ranges_are_refused():
         SynthesisConfig(contrast="CT")
     with pytest.raises(ValueError, match="mixed_surface is"):
         SynthesisConfig(mixed_surface=(1.0, 0.5))
+    with pytest.raises(ValueError, match="lesion_contrast is"):
+        SynthesisConfig(lesion_contrast=(1.0, 0.5))
+    with pytest.raises(ValueError, match="plexus is"):
+        SynthesisConfig(plexus=(-0.1, 0.5))
 
 
 def test_contact_sheet_shows_images_and_labels(label_map, tmp_path):

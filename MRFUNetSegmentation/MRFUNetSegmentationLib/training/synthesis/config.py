@@ -31,7 +31,12 @@ class SynthesisConfig:
         mixed_borders: bounds of the share of grey matter in the outermost white matter, relative
             to the blurred neighbour.
         mixed_surface: the same of fluid in the outermost grey and white matter.
+        brain_over_fluid: what is taken off the bounds of `mixed_surface` in a FLAIR; in other
+            contrasts the share of it that `contrasts.Contrast` says. Where the strength becomes
+            negative, the outermost fluid takes on grey matter instead.
+        plexus: bounds of where the choroid plexus lies between fluid (0) and the cortex (1).
         lesions: probability of lesions of the white matter.
+        lesion_contrast: bounds of how much of their usual contrast they have.
         cavity: probability of a stroke or a resection cavity.
         skull_strip: probability of a skull-stripped image.
         deface: probability of a removed face where the skull is kept.
@@ -58,7 +63,10 @@ class SynthesisConfig:
     regional: float = 0.0
     mixed_borders: tuple[float, float] = (0.0, 1.4)
     mixed_surface: tuple[float, float] = (0.4, 2.0)
+    brain_over_fluid: float = 0.0
+    plexus: tuple[float, float] = (0.2, 0.9)
     lesions: float = 0.3
+    lesion_contrast: tuple[float, float] = (0.5, 1.0)
     cavity: float = 0.06
     skull_strip: float = 0.45
     deface: float = 0.15
@@ -87,7 +95,7 @@ class SynthesisConfig:
             raise ValueError(
                 f"contrast is {self.contrast!r}: it must be one of {', '.join(CONTRASTS)}"
             )
-        for name in ("mixed_borders", "mixed_surface"):
+        for name in ("mixed_borders", "mixed_surface", "plexus", "lesion_contrast"):
             low, high = getattr(self, name)
             if not 0 <= low <= high:
                 raise ValueError(f"{name} is {[low, high]}: bounds must be in order, from 0 on")

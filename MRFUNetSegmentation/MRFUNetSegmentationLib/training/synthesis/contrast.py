@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ...inference.separable import gaussian_blur
 from ..labels import (
+    CSF,
     GREY_MATTER,
     LESION_LABEL,
     OTHER,
@@ -19,9 +20,6 @@ from .config import SynthesisConfig
 from .contrasts import CONTRASTS, Contrast
 from .draw import Draw
 
-# Where the choroid plexus lies between fluid (0) and the cortex (1). The T1 means published with
-# SynthSeg put it at 0.3; where its voxels hold less fluid it is nearer to the cortex.
-_PLEXUS = 0.2, 0.9
 # Standard deviation of each mean from one scanner and protocol to the next.
 _SPREAD = 0.06
 # Myelin and iron: how far each structure, by one of its labels, is from the cortex (0) to the
@@ -61,7 +59,7 @@ def intensities(
         image (R, A, S), not negative, and the contrast that was drawn.
     """
     contrast, spread, known, enhanced = _contrast(config, draw)
-    means = _means(label_map, contrast, spread, known, draw)
+    means = _means(label_map, contrast, spread, known, config, draw)
     tissue = label_map.tissue_of_group.cpu()
     if enhanced:  # vessels, meninges, mucosa and the choroid plexus take the agent up
         bright = (tissue == OTHER) & (draw.uniforms(len(means)) < 0.3)
@@ -95,17 +93,25 @@ def with_mixed_borders(
     Reference labels count a voxel as brain that is brain only in part. On real T1 scans, by
     FreeSurfer's labels and by tissue priors alike, they put the border of the white matter some
     0.4 mm further out than half-way between the two intensities, and that of the grey matter a
-    little more. In an image made of its labels both would be exactly half-way.
+    little more. In an image made of its labels both would be exactly half-way. On a real FLAIR of
+    the same brain it is the other way round: where T1 shows a sulcus as two thirds fluid, FLAIR
+    shows a fifth, and T2 a half (`brain_over_fluid`).
     """
     grey, white = tissue == GREY_MATTER, tissue == WHITE_MATTER
+    fluid, brain = (tissue == VENTRICLES) | (tissue == CSF), white | grey
+    less = config.brain_over_fluid * contrast.brain_over_fluid
+    surface = config.mixed_surface[0] - less, config.mixed_surface[1] - less
     sides = (
         (white, grey, contrast.grey, config.mixed_borders),
-        (white | grey, ~(white | grey), contrast.fluid, config.mixed_surface),
+        (brain, ~brain, contrast.fluid, surface),
     )
-    for inner, outer, mean, strength in sides:
+    for inner, outer, mean, bounds in sides:
         width = draw.uniform(0.7, 1.2) / spacing
+        strength = draw.uniform(*bounds)
+        if strength < 0:
+            inner, outer, mean, strength = fluid, brain, contrast.grey, -strength
         near = gaussian_blur(outer.to(image.dtype), (width,) * 3)
-        weight = (draw.uniform(*strength) * near).clamp_max_(0.7)
+        weight = (strength * near).clamp_max_(0.7)
         mixed = torch.lerp(image, torch.full_like(image, mean), weight)
         image = torch.where(inner, mixed, image)
     return image
@@ -116,7 +122,7 @@ def _contrast(config: SynthesisConfig, draw: Draw) -> tuple[Contrast, float, boo
     if config.contrast:
         name = config.contrast
     elif not draw.chance(config.known_contrast):
-        return Contrast(*draw.uniforms(4).tolist()), draw.uniform(0, 0.12), False, False
+        return Contrast(*draw.uniforms(5).tolist()), draw.uniform(0, 0.12), False, False
     elif draw.chance(config.t1_share):
         name = "T1"
     else:
@@ -126,7 +132,7 @@ def _contrast(config: SynthesisConfig, draw: Draw) -> tuple[Contrast, float, boo
     shifted = torch.tensor(values) + _SPREAD * draw.normals(4)
     # In some scans fluid is as dark as air, in others half as bright as the cortex.
     shifted[2] += _SPREAD * draw.normal()
-    return Contrast(*shifted.tolist()), _SPREAD, True, enhanced
+    return Contrast(*shifted.tolist(), typical.brain_over_fluid), _SPREAD, True, enhanced
 
 
 def _regional_shift(
@@ -151,7 +157,12 @@ def _whiteness(label: int, tissue: int) -> float | None:
 
 
 def _means(
-    label_map: LabelMap, contrast: Contrast, spread: float, known: bool, draw: Draw
+    label_map: LabelMap,
+    contrast: Contrast,
+    spread: float,
+    known: bool,
+    config: SynthesisConfig,
+    draw: Draw,
 ) -> Tensor:
     """Return the mean of each intensity group, on the CPU."""
     tissue = label_map.tissue_of_group.tolist()
@@ -167,7 +178,8 @@ def _means(
         if label == LESION_LABEL:
             mean = contrast.lesion
         elif label == PLEXUS_LABEL:
-            mean = contrast.fluid + draw.uniform(*_PLEXUS) * (contrast.grey - contrast.fluid)
+            between = draw.uniform(*config.plexus)
+            mean = contrast.fluid + between * (contrast.grey - contrast.fluid)
         elif whiteness is None:
             mean = contrast.fluid if kind == VENTRICLES else extraventricular
         else:

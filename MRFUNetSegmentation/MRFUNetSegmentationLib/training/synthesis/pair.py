@@ -45,7 +45,7 @@ def synthesise(
     image, contrast = intensities(groups, label_map, config, draw)
     image = with_mixed_borders(image, tissue, contrast, config, spacing, draw)
     if draw.chance(config.lesions):
-        image = with_lesions(image, tissue, contrast, spacing, draw)
+        image = with_lesions(image, tissue, contrast, config.lesion_contrast, spacing, draw)
     if draw.chance(config.cavity):
         image, tissue = with_cavity(image, tissue, contrast, spacing, draw)
     if draw.chance(config.skull_strip):

@@ -21,18 +21,28 @@ _RADII = (5.0, 25.0)  # mm
 
 
 def with_lesions(
-    image: Tensor, tissue: Tensor, contrast: Contrast, spacing: float, draw: Draw
+    image: Tensor,
+    tissue: Tensor,
+    contrast: Contrast,
+    strength: tuple[float, float],
+    spacing: float,
+    draw: Draw,
 ) -> Tensor:
     """Add lesions to the white matter of an image (R, A, S): blobs, more of them at the ventricles.
 
     A smooth random field decides where they are; as the field rises, the white matter gives way to
     the lesion gradually, which makes the blurred edges and the dirty white matter of real ones.
+    How far lesions are from the white matter, relative to the mean of the contrast, changes from
+    one to the next within the bounds `strength`: on a real T1 some are as grey as cortex and the
+    darkest are half-way to fluid.
     """
     white = tissue == WHITE_MATTER
     if not white.any():
         return image
     score = draw.smooth_field(image.shape, draw.uniform(3, 8) / spacing)
-    near = gaussian_blur(coarse_mask(tissue == VENTRICLES, 4), (2 / spacing,) * 3)
+    # Caps at their horns reach further than a rim does.
+    cap = (draw.uniform(2, 5) / spacing,) * 3
+    near = gaussian_blur(coarse_mask(tissue == VENTRICLES, 4), cap)
     near = near / near.max().clamp_min(1e-6)
     score += draw.uniform(0, 3) * resize(near, tuple(image.shape))
     share = _LOADS[0] * (_LOADS[1] / _LOADS[0]) ** draw.uniform(0, 1)
@@ -40,7 +50,10 @@ def with_lesions(
     candidates = candidates[:: max(1, candidates.numel() // 100_000)]
     threshold = torch.quantile(candidates, 1 - share)
     opacity = torch.sigmoid((score - threshold) / draw.uniform(0.03, 0.3)) * white
-    return image + draw.uniform(0.5, 1) * opacity * (contrast.lesion - image)
+    low, high = strength
+    typical, reach = draw.uniform(low, high), (high - low) / 4
+    shown = typical + reach * draw.smooth_field(image.shape, 10 / spacing)
+    return (image + shown.clamp_(low, high) * opacity * (contrast.lesion - image)).clamp_min_(0)
 
 
 def with_cavity(
