@@ -504,6 +504,81 @@ class TestRaters:
         text = (out / "report.md").read_text(encoding="utf-8")
         assert "raters' floor" in text and "(energy.png)" in text and "(reliability.png)" in text
 
+    def test_single_slices_against_raters(self, tiny_card, tmp_path):
+        """As a model trained on slices is scored: 2D files of image and masks."""
+        card = tiny_card.to_dict()
+        card["architecture"] = {
+            "type": "probabilistic-unet", "dim": 2, "classes": 1, "filters": [4, 8], "latent": 2,
+        }  # fmt: skip
+        card["input"] |= {"slice_plane": "axial", "voxel_size": [1.0, 1.0, 1.0]}
+        card["classes"] = card["classes"][:2]
+        card.pop("one_piece", None)
+        torch.manual_seed(3)
+        card = ModelCard.from_dict(json.loads(json.dumps(card)))
+        save_checkpoint(tmp_path / "slices.safetensors", build_network(card), card)
+        random = np.random.RandomState(0)
+        sitk.WriteImage(
+            sitk.GetImageFromArray(random.randint(0, 256, (40, 50)).astype(np.uint8)),
+            str(tmp_path / "slice.png"),
+        )
+        for n in range(2):
+            mask = np.zeros((40, 50), np.uint8)
+            mask[10:20, 10 : 25 + n] = 1
+            sitk.WriteImage(sitk.GetImageFromArray(mask), str(tmp_path / f"rater{n}.png"))
+        (tmp_path / "cases.toml").write_text(
+            """
+            title = "Slices"
+            structures = ["Grey matter"]
+            samples = [2]
+            [[cases]]
+            name = "slice"
+            image = "slice.png"
+            raters = ["rater0.png", "rater1.png"]
+            values = { "Grey matter" = [1] }
+            """,
+            encoding="utf-8",
+        )
+        model, out = ["--model", str(tmp_path / "slices.safetensors")], tmp_path / "out"
+        arguments = ["evaluate", str(tmp_path / "cases.toml"), "--data", str(tmp_path)]
+        assert main([*arguments, *model, "-o", str(out), "--debug"]) == 0
+        (scores,) = rows(out / "raters.csv")
+        assert float(scores["rater_diversity"]) == pytest.approx(0.5 * (1 - 150 / 160), abs=1e-4)
+        assert (out / "scans.png").exists()
+
+        command = ["segment", str(tmp_path / "slice.png"), *model, "-o", str(tmp_path / "result")]
+        assert main([*command, "--samples", "3", "--keep-samples", "--debug"]) == 0
+        labels = sitk.ReadImage(str(tmp_path / "result" / "segmentation.nii.gz"))
+        assert labels.GetSize()[:2] == (50, 40)
+
+    def test_fewer_samples_than_any_number_compared(
+        self, folder, tiny_checkpoint, other_checkpoint, tmp_path
+    ):
+        write(tmp_path / "rater.nii.gz", read(folder / "own.nii.gz"))
+        text = f"""
+            title = "Raters"
+            structures = ["Grey matter", "Nodule"]
+            samples = [4, 8]
+            [[cases]]
+            name = "scan"
+            image = "{folder / "scan-1.nii.gz"}"
+            raters = ["rater.nii.gz"]
+            values = {{ "Grey matter" = [1] }}
+            [[cases]]
+            name = "nodule"
+            image = "{folder / "scan-1.nii.gz"}"
+            raters = ["rater.nii.gz"]
+            values = {{ "Nodule" = [2] }}
+        """
+        (tmp_path / "cases.toml").write_text(text, encoding="utf-8")
+        arguments = ["evaluate", str(tmp_path / "cases.toml"), "--data", str(tmp_path)]
+        ensemble = f"both={tiny_checkpoint},{other_checkpoint}"
+        out = tmp_path / "out"
+        assert main([*arguments, "-o", str(out), "--model", ensemble, "--debug"]) == 0
+        assert [r["samples"] for r in rows(out / "raters.csv")] == ["2"]
+        text = (out / "report.md").read_text(encoding="utf-8")
+        assert "both has 2 samples, fewer than any number in the table: GED² 0." in text
+        assert "both has none of what the raters of nodule mark" in text
+
     def test_an_ensembles_samples_are_its_members(self, folder, tiny_checkpoint, other_checkpoint):
         files = [str(tiny_checkpoint), str(other_checkpoint)]
         ensemble = ModelMethod("e", [*files, files[1]], ["Grey matter"], "cpu")

@@ -166,6 +166,21 @@ def test_too_small_for_the_network(segmenter):
     assert "at least 8" in str(caught.value)
 
 
+def test_a_network_for_volumes_takes_no_single_slices(segmenter):
+    array = head((3, 60, 60))
+    with pytest.raises(InputError, match=r"only 60 x 60 x 3 voxels.* at least 8 along every axis"):
+        segmenter.segment(Volume(array, geometry(array, (1, 1, 8))))
+
+
+@pytest.mark.parametrize("name", ["entropy", "variance"])
+def test_a_map_asked_for_twice_is_computed_once(segmenter, name):
+    array = head((20, 24, 28))
+    volume = Volume(array, geometry(array))
+    once = segmenter.segment(volume, maps=[name]).maps[name]
+    twice = segmenter.segment(volume, maps=[name, name]).maps[name]
+    np.testing.assert_array_equal(once, twice)
+
+
 def test_tiles_agree_with_the_whole(segmenter, tiny_checkpoint):
     array = head((150, 140, 130))
     volume = Volume(array, geometry(array))

@@ -124,6 +124,25 @@ def test_labels_are_those_of_each_slice(checkpoint, plane):
     assert (labels == expected).mean() > 0.999
 
 
+@pytest.mark.parametrize("plane", PLANES)
+@pytest.mark.parametrize("slices", [1, 5])
+def test_few_slices_are_enough_for_a_network_that_takes_slices(checkpoint, plane, slices):
+    """A slice alone is segmented as in a stack that repeats it; in another plane it is refused."""
+    axis = slice_axis(plane, "RAS")
+    array = np.take(head((20, 24, 28)), [10], 2 - axis)
+    few = np.repeat(array, slices, 2 - axis)
+    segmenter = Segmenter(checkpoint(plane), "cpu")
+    labels = segmenter.segment(Volume(few, geometry(few, direction=RAS))).labels
+    stack = np.repeat(array, 12, 2 - axis)
+    in_stack = segmenter.segment(Volume(stack, geometry(stack, direction=RAS))).labels
+    assert len(np.unique(labels)) >= 3
+    # Percentiles of more voxels are a little different ones.
+    assert (labels == np.take(in_stack, range(slices), 2 - axis)).mean() > 0.97
+    other = Segmenter(checkpoint(PLANES[PLANES.index(plane) - 1]), "cpu")
+    with pytest.raises(InputError, match=r"at least 8 .* of the slices that the model takes"):
+        other.segment(Volume(few, geometry(few, direction=RAS)))
+
+
 def test_number_of_slices_at_once_does_not_matter(checkpoint):
     array = head((11, 20, 17))
     volume = Volume(array, geometry(array))

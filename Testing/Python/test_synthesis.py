@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
+from MRFUNetSegmentationLib.training.card import BRAIN_TISSUE_CLASSES
 from MRFUNetSegmentationLib.training.config import Stage
 from MRFUNetSegmentationLib.training.contact_sheet import write_contact_sheet
 from MRFUNetSegmentationLib.training.labels import (
@@ -18,6 +19,7 @@ from MRFUNetSegmentationLib.training.labels import (
     WHITE_MATTER,
     read_label_maps,
 )
+from MRFUNetSegmentationLib.training.sources import SynthesisSource
 from MRFUNetSegmentationLib.training.synthesis import (
     SynthesisConfig,
     acquisition,
@@ -411,7 +413,10 @@ def test_contact_sheet_shows_images_and_labels(label_map, tmp_path):
         steps=1, learning_rate=(1e-3, 1e-3), training_iterations=(1, 1), shape=(20, 22, 24),
         voxel_size=(2.0, 2.0),
     )  # fmt: skip
-    write_contact_sheet(tmp_path / "sheet.png", [label_map], [stage, stage], 1)
+    colours = [c["color"] for c in BRAIN_TISSUE_CLASSES]
+    source = SynthesisSource([label_map], torch.device("cpu"))
+    rng = torch.Generator().manual_seed(1)
+    write_contact_sheet(tmp_path / "sheet.png", source, [stage, stage], colours, rng)
     sheet = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "sheet.png")))
     assert sheet.shape[2] == 3
     grey = (sheet[..., 0] == sheet[..., 1]) & (sheet[..., 1] == sheet[..., 2])

@@ -493,7 +493,7 @@ def test_card_that_cannot_be_is_reported_before_the_run(data, tmp_path):
     with pytest.raises(ConfigError, match=r"makes no valid model: .*title: must not be empty"):
         train(data, tmp_path / "run")
     change(data, ("classes = 5", "classes = 4"))
-    with pytest.raises(ConfigError, match="the card names 5 classes, but the network has 4"):
+    with pytest.raises(ConfigError, match=r"network\.classes: expected 5, .*, got 4"):
         train(data, tmp_path / "run")
 
 

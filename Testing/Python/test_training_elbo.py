@@ -93,7 +93,7 @@ def test_kl_of_single_dimensions_by_hand():
     set_moments(network.posterior_encoder, (1.0, 0.5), (math.log(2), math.log(3)))
     set_moments(network.prior_encoder, (0.0, 0.5), (0.0, math.log(3)))
     image = torch.randn(2, 1, 8, 8).double()
-    kl = kl_by_dimension(network, image, torch.zeros(2, 8, 8))
+    kl = kl_by_dimension(network, image, [torch.zeros(2, 8, 8)] * 3)
     expected = torch.tensor([math.log(1 / 2) + (4 + 1) / 2 - 0.5, 0.0]).double()
     torch.testing.assert_close(kl, expected, rtol=0, atol=1e-6)
 

@@ -1,5 +1,6 @@
 """Training from real images with the masks of several raters: files, draws, scores, a run."""
 
+import csv
 from dataclasses import replace
 from pathlib import Path
 
@@ -98,6 +99,19 @@ def test_cases_are_split_by_name(data):
     ]
 
 
+def test_what_is_held_back_is_scored_in_the_end(data, tmp_path):
+    config = config_file(
+        data, ("held_back = []", 'held_back = ["*2", "*3"]'), ("steps = 30", "steps = 2")
+    )
+    run, out = tmp_path / "run", tmp_path / "out"
+    options = ["--data", str(data), "--device", "cpu", "--debug"]
+    assert main(["train", str(config), "-o", str(run), *options]) == 0
+    model = ["--model", str(run / "raters-2d.safetensors")]
+    assert main(["evaluate", str(run / "held-back.toml"), *model, "-o", str(out), *options]) == 0
+    with (out / "raters.csv").open(encoding="utf-8") as file:
+        assert {row["case"] for row in csv.DictReader(file)} == {"case2", "case3"}
+
+
 def _centre(number: int) -> np.ndarray:
     rng = np.random.default_rng(0)
     for n in range(number + 1):
@@ -179,6 +193,13 @@ def test_a_network_of_single_slices_begins_one_that_sees_neighbours(data, tmp_pa
         (lambda d: write(d / "images/case9.nii.gz", disc(4) * 1.0), "raters/case9: no such folder"),
         (lambda d: write(d / "images/case1.nrrd", disc(4) * 1.0), "are both called case1"),
         (lambda d: write(d / "images/new.nrrd", np.where(disc(4), np.nan, 1)), "not finite"),
+        # ITK reads these as 0.
+        (lambda d: write(d / "images/new.nii.gz", np.where(disc(4), np.nan, 1)), "not finite"),
+        (lambda d: write(d / "raters/case1/b.nii.gz", disc(4) * np.uint8(255)), "1 in place of 25"),
+        (
+            lambda d: config_file(d, ('slice_plane = "axial"', 'slice_plane = "sagittal"')),
+            r"the sagittal slices of the image would have 32 x 1 voxels.*2D files count as axial",
+        ),
         (
             lambda d: config_file(d, ("held_back = []", 'held_back = ["x*"]')),
             "no image is called x",
@@ -210,6 +231,9 @@ def test_defects_of_the_data_are_named(data, spoil, message):
         ),
         ('slice_plane = "axial"', "neighbours = 1", "card.neighbours: only of 2D networks"),
         ('slice_plane = "axial"', "neighbours = 9", r"card.neighbours: must lie in 0\.\.8"),
+        ('slice_plane = "axial"', "", "card.slice_plane: missing"),
+        ('name = "raters-2d"', 'name = "Growth 2D"', "name: 'Growth 2D' must be of small letters"),
+        ("\nclasses = 1", "\nclasses = 3", "network.classes: 3 is for 3 classes, .* and 2 are"),
         ("beta = 1.0", "target = 0", "elbo: target must be above 0"),
         ("[raters]", 'label_maps = ["a"]\n[raters]', "card.label_maps: no such entry"),
         ("[elbo]", '[[validation]]\nlabel_map = "a"\n[elbo]', "validation: name cases in raters"),
@@ -390,7 +414,7 @@ def test_the_best_is_chosen_among_networks_whose_latent_has_been_trained(data, t
 
 
 @pytest.mark.parametrize("dim", [2, 3])
-def test_plain_unet_trains_on_the_same_data(data, tmp_path, dim):
+def test_plain_unet_trains_on_the_same_data(data, tmp_path, dim, capsys):
     """For comparison: a U-Net without MRF, which gives one segmentation."""
     changes = [
         (
@@ -404,7 +428,9 @@ def test_plain_unet_trains_on_the_same_data(data, tmp_path, dim):
         ("steps = 30", "steps = 6"),
     ]
     if dim == 3:
-        changes += [('slice_plane = "axial"\n', ""), ("shape = [24, 20]", "shape = [16, 20, 1]")]
+        changes += [('slice_plane = "axial"\n', ""), ("shape = [24, 20]", "shape = [16, 20, 8]")]
+        for file in [*data.glob("images/*"), *data.glob("raters/*/*")]:
+            write(file, np.repeat(sitk.GetArrayFromImage(sitk.ReadImage(str(file)))[None], 8, 0))
     path = config_file(data, *changes)
     run = tmp_path / "run"
     command = [
@@ -422,3 +448,8 @@ def test_plain_unet_trains_on_the_same_data(data, tmp_path, dim):
     checkpoint = load_checkpoint(run / "raters-2d.safetensors")
     assert checkpoint.card.training["metrics"]["sample diversity, 16 samples"] == 0
     assert checkpoint.network.mrf is None
+    sheet = sitk.GetArrayFromImage(sitk.ReadImage(str(run / "contact-sheet.png")))
+    grey = (sheet[..., 0] == sheet[..., 1]) & (sheet[..., 1] == sheet[..., 2])
+    assert 0.01 < (~grey).mean() < 0.6  # what raters mark is in colour, images are not
+    read = "training on 3 images of 3 files, 2 raters each, 36 x 32"
+    assert read in capsys.readouterr().out

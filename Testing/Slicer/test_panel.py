@@ -507,7 +507,7 @@ def test_apply_does_not_wait_for_a_decode(sampled):
     ("array", "message"),
     [
         (np.full((20, 20, 20), 7, np.int16), "same value"),
-        (np.ones((1, 20, 20), np.int16), "single slice"),
+        (np.eye(20, dtype=np.int16)[None], "at least 8 along every axis"),
         (np.where(np.indices((20, 20, 20))[0] > 9, np.nan, 1.0), "finite"),
     ],
     ids=["constant", "slice", "NaN"],

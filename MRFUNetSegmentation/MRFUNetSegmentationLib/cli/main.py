@@ -21,13 +21,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (Exception, KeyboardInterrupt) as error:
         if options.debug:
             raise
-        print(f"mrfunet: error: {_one_line(error)}", file=sys.stderr)
+        if isinstance(error, KeyboardInterrupt):
+            text = getattr(options, "interrupted", "interrupted")
+        else:
+            text = _one_line(error)
+        print(f"mrfunet: error: {text}", file=sys.stderr)
         return FAILURE
 
 
-def _one_line(error: BaseException) -> str:
-    if isinstance(error, KeyboardInterrupt):
-        return "interrupted; nothing was written"
+def _one_line(error: Exception) -> str:
     text = " ".join(str(error).split())
     if isinstance(error, MRFUNetError):
         return text

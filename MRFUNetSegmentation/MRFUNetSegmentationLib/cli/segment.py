@@ -54,7 +54,7 @@ def add_parser(commands) -> argparse.ArgumentParser:
     parser = commands.add_parser(
         "segment",
         help="segment a volume",
-        description="Segment a 3D MRI volume. Writes the label map, a Slicer segmentation, a "
+        description="Segment an MRI volume. Writes the label map, a Slicer segmentation, a "
         "report and a picture.",
     )
     parser.add_argument("input", type=Path, help="NIfTI, NRRD or MHA file, or DICOM series folder")
@@ -128,7 +128,7 @@ def add_parser(commands) -> argparse.ArgumentParser:
         help="write each sample's label map; with `probabilities` also its class probabilities, "
         "which are large files",
     )
-    parser.set_defaults(usage_error=parser.error)
+    parser.set_defaults(usage_error=parser.error, interrupted="interrupted; nothing was written")
     return parser
 
 
@@ -216,6 +216,8 @@ def _check(options: argparse.Namespace) -> None:
     """End with exit code 2 where arguments contradict each other."""
     if unknown := [name for name in options.uncertainty if name not in MAPS]:
         options.usage_error(f"--uncertainty: no {', '.join(unknown)}; there are {', '.join(MAPS)}")
+    if options.seed is not None and not -(2**63) <= options.seed < 2**64:
+        options.usage_error(f"--seed: {options.seed} has more than 64 bits")
     if options.samples is not None:
         check_number(options.samples)
         return

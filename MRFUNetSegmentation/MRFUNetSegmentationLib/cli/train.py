@@ -57,8 +57,17 @@ def run(options: argparse.Namespace) -> int:
     trainer = prepare(
         config, options.data, options.output, options.device, start_from=options.start_from
     )
-    trainer.run(options.minutes * 60, report=lambda line: print(line, flush=True))
-    if trainer.fabric.is_global_zero:
+    first = trainer.fabric.is_global_zero
+    if first:
+        print(f"training on {trainer.source.description}")
+    try:
+        trainer.run(options.minutes * 60, report=lambda line: print(line, flush=True))
+    except KeyboardInterrupt:
+        raise MRFUNetError(
+            f"interrupted at step {trainer.step}. The same command goes on from the last saved "
+            f"state (there is one every {config.save_every} steps)."
+        ) from None
+    if first:
         state = "complete" if trainer.complete else "stopped"
         print(f"{state} at step {trainer.step} of {config.steps}")
         if trainer.checkpoint_file.exists():

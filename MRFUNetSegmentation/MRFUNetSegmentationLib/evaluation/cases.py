@@ -13,7 +13,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..errors import InputError
-from ..inference.image_files import read_volume_file
+from ..inference.image_files import read_image, read_volume_file
 from ..inference.volume import Geometry, Volume
 from ..training.card import BRAIN_TISSUE_CLASSES
 from ..training.config import ConfigError, from_table
@@ -274,10 +274,7 @@ def _read_labels(path: Path, geometry: Geometry) -> np.ndarray:
 
 def _read_on_grid(path: Path, geometry: Geometry) -> np.ndarray:
     """Read a file that must lie voxel for voxel on the scan."""
-    try:
-        image = sitk.ReadImage(str(path))
-    except RuntimeError as error:
-        raise InputError(f"{path}: cannot be read as an image. Check the file.") from error
+    image = read_image(path)
     if image.GetDimension() != 3 or image.GetSize() != tuple(geometry.size):
         raise InputError(
             f"{path}: its size {image.GetSize()} is not that of the scan, {tuple(geometry.size)}. "

@@ -86,7 +86,7 @@ def score_samples(
             stands for any number.
         raters: of each structure, (M, k, j, i) masks.
         spacing: voxel size along i, j, k, mm.
-        numbers: of samples to compare; those above N are left out, unless N is 1.
+        numbers: of samples to compare; those above N are left out, unless N is 1. If all are, N.
         distance_mm: calibration is measured within this distance of any mark.
     """
     names = [s for s in raters if s in samples]
@@ -94,9 +94,8 @@ def score_samples(
     drawn = _label_maps([samples[s] for s in names])
     marked = _label_maps([raters[s] for s in names])
     distances = {}
-    for n in numbers:
-        if n > len(drawn) > 1:
-            continue
+    few = [n for n in numbers if not n > len(drawn) > 1]
+    for n in few or [len(drawn)]:
         first = drawn[:n]
         distances[n] = Distances(
             generalised_energy_distance(first, marked, classes),

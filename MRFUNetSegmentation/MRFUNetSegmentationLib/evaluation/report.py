@@ -208,7 +208,7 @@ def _raters_section(folder: Path, results: Results) -> list[str]:
     energies, matched, floors, rows = {}, {}, {}, []
     for method, by_case in results.raters.items():
         energies[method], matched[method] = {}, {}
-        for n in numbers:
+        for n in sorted({n for r in by_case.values() for n in r.distances}):
             found = [r.distances[n] for r in by_case.values() if n in r.distances]
             if found:
                 energies[method][n] = float(np.mean([d.energy.squared for d in found]))
@@ -217,6 +217,11 @@ def _raters_section(folder: Path, results: Results) -> list[str]:
                 floors[n] = float(np.mean(known)) if known else float("nan")
         largest = max(energies[method])
         diversity = [r.distances[largest].energy.sample_diversity for r in by_case.values()]
+        if largest not in numbers:
+            results.notes.append(
+                f"{method} has {largest} samples, fewer than any number in the table: GED² "
+                f"{_number(energies[method][largest])}"
+            )
         rows.append([method, *(_number(energies[method].get(n)) for n in numbers),
                      _number(matched[method][largest]), _number(np.mean(diversity))])  # fmt: skip
     rows.append(["raters' floor", *(_number(floors.get(n)) for n in numbers), "-", "-"])

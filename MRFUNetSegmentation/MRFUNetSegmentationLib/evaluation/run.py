@@ -176,6 +176,9 @@ def _compare_with_raters(
     model: ModelMethod, loaded: LoadedCase, results: Results, report: Callable[[str], None]
 ) -> None:
     cases = results.cases
+    if not loaded.raters.keys() & model.values.keys():
+        results.notes.append(f"{model.name} has none of what the raters of {loaded.case.name} mark")
+        return
     try:
         samples = model.samples(loaded.volume, max(cases.samples), _SEED)
     except MRFUNetError as error:

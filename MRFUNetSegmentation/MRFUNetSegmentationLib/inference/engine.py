@@ -28,12 +28,10 @@ from .run import BACK, COUNTING, INTENSITIES, RESAMPLING, SAMPLING, Progress, Ru
 from .sampled import ENTROPY, VARIANCE, SampledResult, check_number
 from .separable import resize
 from .to_volume import ToVolume
-from .volume import Geometry, Volume
+from .volume import MINIMUM_SIDE, Geometry, Volume
 
 # Voxels of context kept around what is not background.
 _MARGIN = 16
-# A volume of fewer voxels than this along an axis of the model's grid shows no anatomy.
-_SMALLEST_SIDE = 8
 # Above this a 3D U-Net works tile by tile. A whole head of 256^3 voxels takes the shipped network
 # 2.7 GB of resident memory.
 _WHOLE_VOXELS = 18_000_000
@@ -388,7 +386,7 @@ class Segmenter:
         card = self.checkpoint.card.input
         voxel_size = [None if a == self._slice_axis else v for a, v in enumerate(card.voxel_size)]
         grid = ModelGrid.of(volume.geometry, voxel_size, card.orientation)
-        _check_size(grid)
+        _check_size(volume, grid, self._slice_axis)
         image = self._normalised(volume, grid)
         box = self._occupied(image)
         run.check()
@@ -454,7 +452,7 @@ class Segmenter:
         """Return labels and maps on the volume's grid, holding one class at a time."""
         labels, found = to_volume.labels(posterior).numpy(), {}
         for value, probability in enumerate(to_volume.probabilities(posterior) if maps else ()):
-            for name in maps:
+            for name in dict.fromkeys(maps):
                 share = UNCERTAINTY_OF_ONE[name]([probability])
                 found[name] = found[name] + share if name in found else share
             run.advance((value + 1) / len(posterior))
@@ -462,12 +460,21 @@ class Segmenter:
         return labels, {name: values.numpy() for name, values in found.items()}
 
 
-def _check_size(grid: ModelGrid) -> None:
-    if min(grid.shape) < _SMALLEST_SIDE:
+def _check_size(volume: Volume, grid: ModelGrid, slice_axis: int | None) -> None:
+    """Refuse a volume of which the network would see too little; a 2D one takes single slices."""
+    size = volume.geometry.size
+    if slice_axis is None and min(size) < MINIMUM_SIDE:
+        raise InputError(
+            f"The volume has only {' x '.join(map(str, size))} voxels; this model needs at least "
+            f"{MINIMUM_SIDE} along every axis. Choose a complete 3D volume, for example the whole "
+            "series instead of one slice."
+        )
+    if min(n for axis, n in enumerate(grid.shape) if axis != slice_axis) < MINIMUM_SIDE:
         extent = " x ".join(f"{n * s:.0f}" for n, s in zip(grid.shape, grid.spacing, strict=True))
         raise InputError(
             f"The volume covers only {extent} mm, which is "
-            f"{' x '.join(map(str, grid.shape))} voxels of the network's grid; at least "
-            f"{_SMALLEST_SIDE} are needed along every axis. "
-            "Check the voxel spacing, or choose a complete 3D volume."
+            f"{' x '.join(map(str, grid.shape))} voxels of the network's grid (right, anterior, "
+            f"superior); at least {MINIMUM_SIDE} are needed along every axis"
+            f"{'' if slice_axis is None else ' of the slices that the model takes'}. "
+            "Check the voxel spacing and the orientation, or choose a complete volume."
         )

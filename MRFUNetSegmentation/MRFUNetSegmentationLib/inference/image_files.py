@@ -35,14 +35,32 @@ def read_volume_file(
     """
     if not path.exists():
         raise InputError(f"{path}: no such file or folder. Check the path.")
-    image = _read_series(path, series) if path.is_dir() else _read_file(path)
-    if image.GetDimension() == 4 and image.GetSize()[3] == 1:
-        image = image[:, :, :, 0]
+    image = _read_series(path, series) if path.is_dir() else read_image(path)
     try:
-        image = _with_lost_values(image, path)
         return Volume.from_image(image, replace_non_finite=replace_non_finite)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
+
+
+def read_image(path: Path) -> sitk.Image:
+    """Read a file: of one slice (2D files count as axial) or one time point as an image in 3D.
+
+    Raises:
+        InputError: if it cannot be read.
+    """
+    try:
+        image = sitk.ReadImage(str(path))
+    except RuntimeError as error:
+        raise InputError(
+            f"{path}: the file cannot be read as an image ({_reason(error)}). Check that it is "
+            "whole and of a known format (NIfTI, NRRD, MHA, DICOM)."
+        ) from error
+    image = _with_lost_values(image, path)
+    if image.GetDimension() == 2:
+        return sitk.JoinSeries(image)
+    if image.GetDimension() == 4 and image.GetSize()[3] == 1:
+        return image[:, :, :, 0]
+    return image
 
 
 def write_label_map(path: Path, labels: np.ndarray, geometry: Geometry) -> sitk.Image:
@@ -95,7 +113,7 @@ def _check_written(path: Path, array: np.ndarray) -> None:
 
 def _with_lost_values(image: sitk.Image, path: Path) -> sitk.Image:
     """Return an image with the NaN of its NIfTI file, of which ITK's reader makes zeros."""
-    if not path.is_file() or image.GetPixelID() not in (sitk.sitkFloat32, sitk.sitkFloat64):
+    if image.GetPixelID() not in (sitk.sitkFloat32, sitk.sitkFloat64):
         return image
     values = _nifti_floats(path, image.GetNumberOfPixels())
     if values is None or len(values) < image.GetNumberOfPixels() or np.isfinite(values).all():
@@ -128,16 +146,6 @@ def _nifti_floats(path: Path, number: int) -> np.ndarray | None:
             return np.frombuffer(file.read(number * kind.itemsize), kind.newbyteorder(order))
     except (OSError, EOFError, ValueError):
         return None
-
-
-def _read_file(path: Path) -> sitk.Image:
-    try:
-        return sitk.ReadImage(str(path))
-    except RuntimeError as error:
-        raise InputError(
-            f"{path}: the file cannot be read as an image ({_reason(error)}). Check that it is "
-            "whole and of a known format (NIfTI, NRRD, MHA, DICOM)."
-        ) from error
 
 
 def _read_series(folder: Path, series: str | None) -> sitk.Image:

@@ -9,6 +9,7 @@ import SimpleITK as sitk
 
 from ..errors import InputError
 
+# Voxels along an axis that a network sees: fewer show no anatomy.
 MINIMUM_SIDE = 8
 
 
@@ -50,7 +51,7 @@ class Geometry:
 
 @dataclass(frozen=True)
 class Volume:
-    """Voxel values [k, j, i] and their geometry.
+    """Voxel values [k, j, i] and their geometry; a single slice is a volume of one slice.
 
     Raises:
         InputError: if it is not a 3D scalar volume of finite, varying values on a regular grid.
@@ -103,11 +104,6 @@ def _check_finite(values: np.ndarray) -> None:
 
 
 def _check_dimension(dimension: int, size: tuple[int, ...]) -> None:
-    if dimension == 2:
-        raise InputError(
-            f"The image is 2D ({size[0]} x {size[1]} pixels). Choose a 3D volume, "
-            "for example the whole series instead of one slice."
-        )
     if dimension != 3:
         raise InputError(
             f"The image has {dimension} dimensions ({' x '.join(map(str, size))}). "
@@ -122,10 +118,10 @@ def _check_array(array: np.ndarray) -> None:
             "for example the magnitude image."
         )
     _check_dimension(array.ndim, array.shape[::-1])
-    if min(array.shape) < MINIMUM_SIDE:
+    if sorted(array.shape)[1] < MINIMUM_SIDE:
         raise InputError(
             f"The volume has only {' x '.join(map(str, array.shape[::-1]))} voxels; at least "
-            f"{MINIMUM_SIDE} are needed along every axis. Choose a complete 3D volume."
+            f"{MINIMUM_SIDE} are needed along two axes or more. Choose a complete image."
         )
     _check_finite(array)
     if array.min() == array.max():

@@ -70,12 +70,6 @@ def check_volume_node(volume_node) -> None:
             f"The volume {name} has {components} components per voxel (colour, vector or time "
             "series data). Choose a scalar volume, or extract one component or time point first."
         )
-    size = image.GetDimensions()
-    if min(size) == 1:
-        raise InputError(
-            f"The volume {name} is a single slice ({' x '.join(map(str, size))} voxels). "
-            "Choose a 3D volume, for example the whole series."
-        )
 
 
 def voxels(image) -> np.ndarray:

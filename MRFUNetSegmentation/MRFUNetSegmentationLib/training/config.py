@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import re
 import sys
 import types
 import typing
@@ -15,6 +16,7 @@ from typing import Any
 from ..checkpoints.architectures import ARCHITECTURES
 from ..errors import MRFUNetError
 from ..networks import MRFUNetConfig, ProbabilisticUNetConfig
+from .labels import CSF
 from .lesions import LesionConfig
 from .synthesis import SynthesisConfig
 
@@ -23,6 +25,10 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
+# As in model cards.
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
+# The tissues of the brain, of which `labels.CSF` is the last.
+_TISSUES = CSF + 1
 # As in model cards; slabs of synthetic slices have room for them.
 _MOST_NEIGHBOURS = 8
 PRECISIONS = ("bf16-mixed", "32-true")
@@ -343,6 +349,11 @@ class TrainingConfig:
             raise ConfigError("label_maps: at least one file is needed (or give a table raters)")
         if self.label_maps and self.raters is not None:
             raise ConfigError("raters: give either these or label_maps")
+        if not _NAME.fullmatch(self.name):
+            raise ConfigError(
+                f"name: {self.name!r} must be of small letters, digits, dots, hyphens and "
+                "underscores, and begin with a letter or digit"
+            )
         if self.lesions is not None:
             self._check_lesions()
         if not self.stages:
@@ -368,6 +379,8 @@ class TrainingConfig:
             raise ConfigError("logit_offsets: only an MRF-UNet takes them")
         self._check_channels()
         self._check_stages()
+        self._check_plane()
+        self._check_classes()
         self._check_validation()
 
     def _check_lesions(self) -> None:
@@ -377,6 +390,20 @@ class TrainingConfig:
             raise ConfigError("classes: missing; with lesions they are background and lesion")
         if both := set(self.label_maps) & set(self.lesions.validation_label_maps):
             raise ConfigError(f"lesions.validation_label_maps: {min(both)} is trained on")
+
+    def _check_classes(self) -> None:
+        # One channel of a Probabilistic U-Net is a probability: of background and a structure.
+        number = max(2, self.network.classes)
+        if not self.classes and number != _TISSUES:
+            raise ConfigError(
+                f"network.classes: expected {_TISSUES}, the tissues of the brain, got "
+                f"{self.network.classes}; or list other classes under classes"
+            )
+        if self.classes and len(self.classes) != number:
+            raise ConfigError(
+                f"network.classes: {self.network.classes} is for {number} classes, the background "
+                f"included, and {len(self.classes)} are listed under classes"
+            )
 
     def _check_channels(self) -> None:
         neighbours, channels = self.card.neighbours, self.network.in_channels
@@ -391,6 +418,14 @@ class TrainingConfig:
                 f"network.in_channels: expected {1 + 2 * neighbours}, a slice and card.neighbours "
                 f"= {neighbours} on either side, got {channels}"
             )
+
+    def _check_plane(self) -> None:
+        if self.network.dim == 2 and not self.card.slice_plane:
+            raise ConfigError(
+                "card.slice_plane: missing; a 2D network takes axial, coronal or sagittal slices"
+            )
+        if self.network.dim == 3 and self.card.slice_plane:
+            raise ConfigError("card.slice_plane: only of 2D networks; leave it out")
 
     def _check_stages(self) -> None:
         if self.label_maps and self.lesions is None and self.network.dim != 3:

@@ -9,50 +9,44 @@ import SimpleITK as sitk
 import torch
 from torch import Generator, Tensor
 
-from .card import BRAIN_TISSUE_CLASSES
 from .config import Stage
-from .labels import LabelMap
-from .synthesis import synthesise
+from .sources import Source
 
-_PAIRS = 6  # in each row, and three rows for a stage
-_ROWS = 3
+_PAIRS = 6  # in each row
 _GAP = 4
 
 
 def write_contact_sheet(
-    path: Path, label_maps: Sequence[LabelMap], stages: Sequence[Stage], seed: int
+    path: Path,
+    source: Source,
+    stages: Sequence[Stage],
+    colours: Sequence[Sequence[int]],
+    rng: Generator,
 ) -> None:
     """Write a PNG of pairs of every stage: each image beside its labels, one plane of it.
 
     Args:
         path: the PNG file; its folder exists.
-        label_maps: the anatomies.
-        stages: rows of the picture, with their own synthesis.
-        seed: of all randomness.
+        source: of the pairs.
+        stages: rows of the picture, one for each that draws other pairs.
+        colours: red, green, blue of each class, 0..255.
+        rng: of all randomness, on the source's device.
     """
-    device = label_maps[0].groups.device
-    rng = Generator(device).manual_seed(seed)
-    colours = torch.tensor([c["color"] for c in BRAIN_TISSUE_CLASSES]) / 255
+    palette = torch.tensor(colours) / 255
+    different = {(s.shape, s.voxel_size, s.synthesis): s for s in stages}
     rows = []
-    for stage in stages:
-        for row in range(_ROWS):
+    for stage in different.values():
+        # In 3D sagittal, coronal and axial planes, a row each.
+        for axis in range(3) if len(stage.shape) == 3 else [None]:
             tiles = []
             for _ in range(_PAIRS):
-                number = int(torch.randint(len(label_maps), (), generator=rng, device=device))
-                share = torch.rand((), generator=rng, device=device).item()
-                low, high = stage.voxel_size
-                image, tissue = synthesise(
-                    label_maps[number],
-                    stage.synthesis,
-                    stage.shape,
-                    low + share * (high - low),
-                    rng,
-                )
-                # Sagittal, coronal and axial, a row each.
-                middle = image.shape[row] // 2
-                grey = image.select(row, middle).cpu()[..., None].expand(-1, -1, 3)
-                labels = colours[tissue.select(row, middle).cpu()]
-                tiles += [_upright(grey), _upright(labels)]
+                image, labels = (x.cpu() for x in source.draw(stage, rng))
+                image = image[len(image) // 2]  # without its neighbours
+                if axis is not None:
+                    middle = image.shape[axis] // 2
+                    image, labels = image.select(axis, middle), labels.select(axis, middle)
+                grey = image[..., None].expand(-1, -1, 3)
+                tiles += [_upright(grey), _upright(palette[labels])]
             rows.append(torch.cat(_padded(tiles, 0), dim=1))
     sheet = torch.cat(_padded(rows, 1), dim=0)
     pixels = (sheet.clamp(0, 1) * 255).round().to(torch.uint8).numpy()

@@ -7,6 +7,7 @@ Kohl et al., NeurIPS 2018 (arXiv 1806.05034), equation 4; Rezende and Viola: "Ta
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -101,18 +102,20 @@ def _cross_entropy(
     return entropy.flatten(1).sum(1).mean()
 
 
-def kl_by_dimension(network: ProbabilisticUNet, image: Tensor, labels: Tensor) -> Tensor:
-    """Return KL(q || p) of each latent dimension, (latent,) nats, mean over the batch.
+def kl_by_dimension(network: ProbabilisticUNet, image: Tensor, raters: Sequence[Tensor]) -> Tensor:
+    """Return KL(q || p) of each latent dimension, (latent,) nats, mean over batch and raters.
 
     Dimensions near 0 are not used: where all are, the latent space has collapsed.
 
     Args:
         network: the network.
         image: (B, C, *spatial).
-        labels: (B, *spatial).
+        raters: labels (B, *spatial) by each of them.
     """
-    prior, posterior = _exact(network.prior(image)), _exact(network.posterior(image, labels))
-    return kl_divergence(posterior.base_dist, prior.base_dist).mean(0)
+    prior = _exact(network.prior(image)).base_dist
+    projected = network.project(network.features(image))
+    posteriors = (_exact(network.posterior(image, labels, projected)) for labels in raters)
+    return torch.stack([kl_divergence(q.base_dist, prior).mean(0) for q in posteriors]).mean(0)
 
 
 def _exact(value: Tensor | Independent) -> Tensor | Independent:

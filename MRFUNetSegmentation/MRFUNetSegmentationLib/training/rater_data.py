@@ -9,15 +9,17 @@
 Every case has one image and, in a folder of the image's name, one label map for each of its raters:
 any number of them, under any name, on the image's grid, with the values of the configuration's
 classes. Files are volumes, or single slices (2D files, such as PNG and TIFF, count as axial ones),
-of any format that SimpleITK reads. A 2D network takes them slice by slice, as at inference.
+of any format that SimpleITK reads. A 2D network takes them slice by slice, as at inference, and
+intensities are normalised over each file, as there.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import SimpleITK as sitk
@@ -27,11 +29,13 @@ from torch import Tensor
 from ..errors import InputError
 from ..inference.batches import slice_axis, with_neighbours
 from ..inference.grid import ModelGrid
+from ..inference.image_files import read_image
 from ..inference.normalise import percentile_normalise
-from ..inference.volume import Geometry
+from ..inference.volume import MINIMUM_SIDE, Geometry
 from .card import NORMALISATION, ORIENTATION
 from .config import TrainingConfig
 
+_ONE_FOR_255 = ": it needs 1 in place of 255"
 # Largest difference of two files' positions in space that are meant to be the same, mm.
 _TOLERANCE = 0.01
 
@@ -52,6 +56,22 @@ class RaterCase:
     images: Tensor
     masks: Tensor
     spacing: tuple[float, ...]
+
+
+def about_cases(cases: Sequence[RaterCase]) -> str:
+    """Return in words what was read: numbers of images and raters, sizes, voxel sizes."""
+    sizes = sorted({tuple(case.images.shape[2:]) for case in cases})
+    raters = sorted({len(case.masks) for case in cases})
+    images = sum(len(case.images) for case in cases)
+    spacing = " x ".join(f"{s:.3g}" for s in cases[0].spacing)
+    return (
+        f"{images} images of {len(cases)} files, {_range(raters)} raters each, "
+        f"{_range([' x '.join(map(str, size)) for size in sizes])} voxels of {spacing} mm"
+    )
+
+
+def _range(values: Sequence) -> str:
+    return f"{values[0]}" if len(values) == 1 else f"{values[0]} to {values[-1]}"
 
 
 @dataclass(frozen=True)
@@ -91,6 +111,39 @@ def read_rater_cases(config: TrainingConfig, data: Path) -> RaterCases:
     return RaterCases(tuple(training), tuple(validation))
 
 
+def write_held_back(config: TrainingConfig, data: Path, path: Path) -> None:
+    """Write the cases that a configuration holds back as a list for `mrfunet evaluate`.
+
+    Args:
+        config: a run whose `raters` are given.
+        data: folder below which they lie; paths in the list are relative to it.
+        path: the TOML file to write.
+    """
+    raters = config.raters
+    structures = {c["name"]: c["value"] for c in config.classes if not c.get("background")}
+    text = [f"title = {_quoted(f'Held back from {config.name}')}"]
+    text.append(f"structures = [{', '.join(map(_quoted, structures))}]\n")
+    for name, image in _images(data / raters.images).items():
+        if not _named(name, raters.held_back):
+            continue
+        masks = [str(PurePosixPath(raters.masks, name, p.name))
+                 for p in _files(data / raters.masks / name)]  # fmt: skip
+        text += [
+            "[[cases]]",
+            f"name = {_quoted(name)}",
+            f"image = {_quoted(str(PurePosixPath(raters.images, image.name)))}",
+            f"raters = [{', '.join(map(_quoted, masks))}]",
+            *(f"values.{_quoted(name)} = [{value}]" for name, value in structures.items()),
+            "",
+        ]
+    path.write_text("\n".join(text), encoding="utf-8")
+
+
+def _quoted(text: str) -> str:
+    """Return a basic string of TOML, whose escapes are those of JSON."""
+    return json.dumps(text, ensure_ascii=False)
+
+
 def _named(name: str, patterns: Sequence[str]) -> bool:
     return any(fnmatch(name, pattern) for pattern in patterns)
 
@@ -125,6 +178,7 @@ def _read_case(name: str, path: Path, folder: Path, config: TrainingConfig) -> R
     axis = config.card.slice_plane and slice_axis(config.card.slice_plane, ORIENTATION)
     voxel_size = [None if a == axis else v for a, v in enumerate(config.card.voxel_size)]
     grid = ModelGrid.of(Geometry.from_image(image), voxel_size, ORIENTATION)
+    _check_size(path, image, grid, axis, config.card.slice_plane)
     options = {k: v for k, v in NORMALISATION.items() if k != "method"}
     volume = percentile_normalise(grid.to_model(values), **options)
     number = len(config.classes) or config.network.classes
@@ -139,6 +193,22 @@ def _read_case(name: str, path: Path, folder: Path, config: TrainingConfig) -> R
         volume, masks = volume.movedim(axis + 1, 0), masks.movedim(axis + 1, 1)
         spacing = tuple(s for a, s in enumerate(spacing) if a != axis)
     return RaterCase(name, volume.contiguous(), masks.contiguous(), spacing)
+
+
+def _check_size(
+    path: Path, image: sitk.Image, grid: ModelGrid, axis: int | None, plane: str | None
+) -> None:
+    """Refuse what is no image of the plane, or has another voxel size than it should have."""
+    sides = [n for a, n in enumerate(grid.shape) if a != axis]
+    if min(sides) >= MINIMUM_SIDE:
+        return
+    seen = f"the {plane} slices of the image" if plane else "the image"
+    raise InputError(
+        f"{path}: {seen} would have {' x '.join(map(str, sides))} voxels; at least {MINIMUM_SIDE} "
+        f"are needed along every side. The file has {' x '.join(map(str, image.GetSize()))} voxels "
+        f"of {' x '.join(f'{s:.3g}' for s in image.GetSpacing())} mm. Correct its voxel size, or "
+        "the configuration's card.voxel_size or card.slice_plane (2D files count as axial)."
+    )
 
 
 def _labels(path: Path, image: sitk.Image, grid: ModelGrid, number: int) -> Tensor:
@@ -162,8 +232,8 @@ def _labels(path: Path, image: sitk.Image, grid: ModelGrid, number: int) -> Tens
     if not np.isin(found, range(number)).all():
         raise InputError(
             f"{path}: the mask has values {found[:5].tolist()}{' …' if len(found) > 5 else ''}, "
-            f"but the classes are 0 to {number - 1}. Correct the mask, or the configuration's "
-            "classes."
+            f"but the classes are 0 to {number - 1}. Correct the mask"
+            f"{_ONE_FOR_255 if found.tolist() == [0, 255] else ', or the classes'}."
         )
     if grid.shape == grid.input_shape:
         return grid.reorient(torch.from_numpy(labels.astype(np.uint8)))
@@ -172,17 +242,10 @@ def _labels(path: Path, image: sitk.Image, grid: ModelGrid, number: int) -> Tens
 
 
 def _read(path: Path) -> sitk.Image:
-    """Read a file as a volume of scalars; a 2D file is a volume of one slice."""
-    try:
-        image = sitk.ReadImage(str(path))
-    except RuntimeError as error:
-        raise InputError(f"{path}: the file cannot be read as an image.") from error
+    """Read a file as a volume of scalars."""
+    image = read_image(path)
     if image.GetNumberOfComponentsPerPixel() != 1:
         raise InputError(f"{path}: the file is in colour. Make it greyscale.")
-    if image.GetDimension() == 2:
-        image = sitk.JoinSeries(image)
-    if image.GetDimension() == 4 and image.GetSize()[3] == 1:
-        image = image[:, :, :, 0]
     if image.GetDimension() != 3:
         raise InputError(f"{path}: the file has {image.GetDimension()} dimensions, not 2 or 3.")
     return image

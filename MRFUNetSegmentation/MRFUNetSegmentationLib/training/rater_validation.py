@@ -100,10 +100,9 @@ class RaterValidation:
         """Return the KL term of each latent dimension, mean over slices and raters."""
         total = torch.zeros(network.config.latent)
         for part, images in self._portions(case):
-            for masks in case.masks:
-                labels = masks[part].to(self.device)
-                total += kl_by_dimension(network, images, labels).cpu() * len(images)
-        return total / (len(case.masks) * len(case.images))
+            raters = [masks[part].to(self.device) for masks in case.masks]
+            total += kl_by_dimension(network, images, raters).cpu() * len(images)
+        return total / len(case.images)
 
     def _portions(self, case: RaterCase) -> Iterator[tuple[slice, Tensor]]:
         for first in range(0, len(case.images), _SLICES):

@@ -8,22 +8,25 @@ from pathlib import Path
 
 from lightning.fabric import Fabric
 from lightning.fabric.strategies import DDPStrategy
-from torch import distributed
+from torch import Generator, distributed
 
 from ..checkpoints.load import load_checkpoint
+from ..errors import InputError
 from ..inference.devices import resolve_device
+from .card import BRAIN_TISSUE_CLASSES
 from .config import TrainingConfig
 from .contact_sheet import write_contact_sheet
 from .labels import read_label_maps
 from .lesion_validation import lesion_cases
 from .lesions import read_lesion_maps
-from .rater_data import read_rater_cases
+from .rater_data import read_rater_cases, write_held_back
 from .rater_validation import RaterValidation
 from .sources import LesionSource, RaterSource, Source, SynthesisSource
 from .trainer import STATE_FILE, Trainer
 from .validation import TissueValidation, Validation
 
 CONTACT_SHEET_FILE = "contact-sheet.png"
+HELD_BACK_FILE = "held-back.toml"
 
 
 def prepare(
@@ -38,7 +41,8 @@ def prepare(
     Args:
         config: the run.
         data: folder below which its files lie.
-        folder: of the run; also receives a picture of training pairs when the run begins.
+        folder: of the run; also receives a picture of training pairs when the run begins, and
+            the list of the cases that it holds back, for `mrfunet evaluate`.
         device: as of `resolve_device`. Under `torchrun` every process takes one device of this
             kind, and the gradients are averaged.
         start_from: a bundled model or a checkpoint whose weights the run begins with.
@@ -48,7 +52,14 @@ def prepare(
     read = _label_map_data if config.label_maps else _rater_data
     if config.lesions is not None:
         read = _lesion_data
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder}: is a file. Name a folder for the run.")
+    folder.mkdir(parents=True, exist_ok=True)
     source, validation = read(config, data, folder, fabric)
+    if fabric.is_global_zero and not (folder / STATE_FILE).exists():
+        colours = [c["color"] for c in config.classes or BRAIN_TISSUE_CLASSES]
+        rng = Generator(fabric.device).manual_seed(config.seed)
+        write_contact_sheet(folder / CONTACT_SHEET_FILE, source, config.stages, colours, rng)
     return Trainer(config, source, folder, fabric, validation, checkpoint)
 
 
@@ -91,10 +102,6 @@ def _label_map_data(
     with fabric.rank_zero_first():  # it fills the cache for the others
         label_maps = read_label_maps(paths, cache)
     source = SynthesisSource(label_maps, fabric.device)
-    if fabric.is_global_zero and not (folder / STATE_FILE).exists():
-        write_contact_sheet(
-            folder / CONTACT_SHEET_FILE, source.label_maps, config.stages, config.seed
-        )
     # The first process validates for all.
     if not (config.validation and fabric.is_global_zero):
         return source, None
@@ -128,6 +135,8 @@ def _rater_data(
     config: TrainingConfig, data: Path, folder: Path, fabric: Fabric
 ) -> tuple[Source, Validation | None]:
     cases = read_rater_cases(config, data)
+    if config.raters.held_back and fabric.is_global_zero:
+        write_held_back(config, data, folder / HELD_BACK_FILE)
     source = RaterSource(cases.training, config.raters, fabric.device)
     if not (cases.validation and fabric.is_global_zero):
         return source, None

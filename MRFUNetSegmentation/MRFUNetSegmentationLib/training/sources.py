@@ -15,7 +15,7 @@ from torch.nn import functional
 from .config import Augmentation, LesionData, RaterData, Stage
 from .labels import LabelMap
 from .lesions import LesionMap, Lesions, synthesise_lesions
-from .rater_data import RaterCase
+from .rater_data import RaterCase, about_cases
 from .synthesis import synthesise
 from .synthesis.draw import Draw
 
@@ -25,7 +25,13 @@ SLAB, MARGIN = 24, 2
 
 
 class Source(Protocol):
-    """Draws training pairs on its device."""
+    """Draws training pairs on its device.
+
+    Attributes:
+        description: what it draws them from, in words.
+    """
+
+    description: str
 
     def draw(self, stage: Stage, rng: Generator) -> tuple[Tensor, Tensor]:
         """Return an image (C, *shape), float32, and its labels (*shape), int64.
@@ -47,6 +53,7 @@ class SynthesisSource:
 
     def __init__(self, label_maps: Sequence[LabelMap], device: torch.device) -> None:
         self.label_maps = [label_map.to(device) for label_map in label_maps]
+        self.description = f"{len(label_maps)} label maps"
 
     def draw(self, stage: Stage, rng: Generator) -> tuple[Tensor, Tensor]:
         """Return a pair; see `Source`."""
@@ -85,6 +92,7 @@ class LesionSource:
         self.label_maps = [label_map.to(device) for label_map in label_maps]
         self.lesion_maps = [lesion_map.to(device) for lesion_map in lesion_maps]
         self.options = options
+        self.description = f"{len(label_maps)} label maps, lesions of {len(lesion_maps)} patients"
         # Half of the patients have next to no lesions to learn from.
         loads = torch.stack([lesion_map.volumes.sum() for lesion_map in lesion_maps])
         self._weights = loads.sqrt()
@@ -165,6 +173,7 @@ class RaterSource:
     ) -> None:
         self.cases = cases
         self.options = options
+        self.description = about_cases(cases)
         self.images = [case.images.to(device) for case in cases]
         self.masks = [case.masks.to(device) for case in cases]
         self.marked = [case.masks.any(0).nonzero() for case in cases]
