@@ -1,10 +1,12 @@
 """Checkpoint files: round trip, and every defect with its name and remedy."""
 
+import errno
 import json
 import pickle
 import struct
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -246,6 +248,15 @@ def test_number_of_classes_must_agree(rewrite):
 def test_neither_name_nor_file():
     with pytest.raises(CheckpointError, match=r"no-such-model.*Bundled models: "):
         find_checkpoint("no-such-model")
+
+
+def test_folder_that_may_not_be_entered(monkeypatch):
+    def refuse(path):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "is_file", refuse)
+    with pytest.raises(CheckpointError, match=r"/locked/a\.safetensors.*Permission denied.*Check"):
+        find_checkpoint("/locked/a.safetensors")
 
 
 def test_folder_is_no_checkpoint(tmp_path):

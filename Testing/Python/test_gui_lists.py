@@ -1,6 +1,8 @@
 """The lists of models and of devices, and the choices that are made for the user."""
 
+import errno
 import json
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -93,6 +95,21 @@ def test_list_holds_bundled_models_files_and_the_selected_one_once(bundled, tiny
     entries = model_entries(gone, [file, file])
     assert [e.model for e in entries] == ["tiny", file, gone]
     assert [e.problem is None for e in entries] == [True, True, False]
+
+
+@pytest.mark.parametrize("model", ["/locked/mine.safetensors", "~nobody-here/a", "long" * 99])
+def test_file_that_cannot_be_looked_up_leaves_the_list_usable(bundled, model, monkeypatch):
+    is_file = Path.is_file
+
+    def locked(path):
+        if "locked" in path.parts:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return is_file(path)
+
+    monkeypatch.setattr(Path, "is_file", locked)
+    tiny, unknown = model_entries(model)
+    assert tiny.problem is None
+    assert model in unknown.problem and "choose" in unknown.problem
 
 
 def test_damaged_bundled_model_leaves_files_usable(monkeypatch, tmp_path, tiny_checkpoint):
@@ -227,6 +244,11 @@ def test_result_is_replaced_by_one_of_the_same_volume_and_model_only(scene):
     assert only_result(one) is only_result(one, "tiny") is segmentation
     assert only_result(one, "large") is None
     assert only_result(other) is None
+    assert fits(segmentation, one, "tiny", "ab" * 32)  # the file that made it is not known
+    segmentation.SetAttribute("MRFUNetSegmentation.SHA256", "ab" * 32)
+    assert fits(segmentation, one, "tiny", "ab" * 32)
+    assert not fits(segmentation, one, "tiny", "cd" * 32)
+    assert only_result(one, "tiny", "cd" * 32) is None
 
 
 def test_result_of_one_item_is_not_replaced_by_that_of_another(scene, sequences):
@@ -249,6 +271,24 @@ def test_result_of_one_item_is_not_replaced_by_that_of_another(scene, sequences)
     new = scene.AddNewNodeByClass("vtkMRMLSegmentationNode")
     assert fits(new, volume, "tiny") and fits(new, volume, "tiny", of_sequence=True)
     assert not fits(results[0], volume, "tiny", of_sequence=True)
+
+
+def test_segmentations_of_a_sequence_are_not_replaced_by_that_of_one_volume(scene, sequences):
+    from MRFUNetSegmentationLib.gui.preselection import fits, only_result
+    from MRFUNetSegmentationLib.mrml.sequences import SegmentationSequence, VolumeSequence
+
+    series = add_sequence(scene, [np.ones((3, 4, 5))] * 2, [np.eye(4)] * 2)
+    volume = shown_volume(series)
+    segmentations = SegmentationSequence(VolumeSequence.of(series), CLASSES, {"Model": "tiny"})
+    for _ in range(2):
+        segmentations.add(np.ones((3, 4, 5), np.uint8))
+    with ExitStack() as undo:
+        node = segmentations.put(None, undo)
+        undo.pop_all()
+    assert fits(node, volume, "tiny", of_sequence=True)
+    assert not fits(node, volume, "tiny")
+    assert only_result(volume, "tiny", of_sequence=True) is node
+    assert only_result(volume, "tiny") is None
 
 
 def test_suitability_tells_what_matters():

@@ -1,6 +1,8 @@
 """The panel with real widgets (PySide6), a real scene and a real worker."""
 
+import gc
 import json
+import os
 import sys
 import time
 import types
@@ -8,6 +10,7 @@ import types
 import numpy as np
 import pytest
 from gui_tools import ParameterNode, load_ui
+from MRFUNetSegmentationLib.checkpoints.load import build_network, save_checkpoint
 from mrml_scene import OBLIQUE, add_volume
 from test_checkpoints_convert import card, random_seg_mrf_net, saved
 
@@ -144,6 +147,43 @@ def test_second_run_replaces_the_first_and_another_volume_gets_its_own(harness, 
     assert first.GetDisplayNode().GetVisibility()
 
 
+def test_result_of_another_file_of_the_same_name_stays(harness, scene, volume, tmp_path, tiny_card):
+    other = tmp_path / "mine.safetensors"
+    save_checkpoint(other, build_network(tiny_card), tiny_card)
+    harness.panel.follow_scene()
+    first_model = harness.parameters.model
+    harness.apply()
+    harness.wait_for_end()
+    first = harness.parameters.outputSegmentation
+    harness.parameters.model = str(other)
+    assert harness.parameters.outputSegmentation is None
+    harness.parameters.model = first_model
+    assert harness.parameters.outputSegmentation is first
+    # The result's own model is chosen with it, not the one of the same name.
+    harness.panel._model_section._files.append(first_model)
+    harness.parameters.model = str(other)
+    harness.parameters.inputVolume = None
+    harness.panel.follow_scene()
+    assert harness.parameters.model == first_model
+    assert harness.parameters.outputSegmentation is first
+
+
+def test_checkpoint_is_hashed_again_only_if_it_has_changed(harness, tiny_card, tmp_path):
+    path = tmp_path / "mine.safetensors"
+    save_checkpoint(path, build_network(tiny_card), tiny_card)
+    harness.parameters.model = str(path)
+    section = harness.panel._model_section
+    first = section.sha256
+    modified = path.stat().st_mtime_ns
+    save_checkpoint(path, build_network(tiny_card), tiny_card)
+    os.utime(path, ns=(modified, modified))
+    assert section.sha256 == first
+    os.utime(path, ns=(modified + 1, modified + 1))
+    assert section.sha256 not in (first, None)
+    path.unlink()
+    assert section.sha256 is None
+
+
 def test_choosing_an_output_by_hand_is_respected(harness, scene, volume):
     harness.panel.follow_scene()
     harness.apply()
@@ -216,6 +256,23 @@ def test_scene_that_closes_during_the_run(harness, scene, volume):
     assert scene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode") == 0
 
 
+def test_closed_scene_leaves_no_volume_in_memory(harness, scene):
+    import vtk
+
+    known = vtk.vtkWeakReference()
+    known.Set(add_volume(scene, blobs(), MATRIX, "Scan"))
+    harness.panel.follow_scene()
+    for _ in range(2):  # after the first the worker tells of devices, and forgets the run for that
+        harness.apply()
+        harness.wait_for_end()
+    assert known.Get() is not None
+    harness.panel.forget_scene()
+    harness.parameters.inputVolume = None
+    scene.Clear(False)
+    gc.collect()
+    assert known.Get() is None
+
+
 def test_missing_installation_is_a_message(harness, volume, monkeypatch):
     from MRFUNetSegmentationLib.gui.torch_installation import InstallationError
 
@@ -227,6 +284,24 @@ def test_missing_installation_is_a_message(harness, volume, monkeypatch):
     harness.apply()
     assert harness.message == "PyTorch was not installed."
     assert harness.ui.applyButton.isEnabled()
+
+
+def test_click_during_the_installation_cancels(harness, scene, volume, monkeypatch):
+    shown = []
+
+    def install():
+        ui = harness.ui
+        shown.append((ui.applyButton.text(), ui.progressBar.isVisible(), ui.progressBar.format()))
+        ui.applyButton.click()
+        shown.append(ui.applyButton.isEnabled())
+
+    monkeypatch.setattr(harness.panel._controller, "_install", install)
+    harness.panel.follow_scene()
+    harness.apply()
+    assert shown == [("Cancel", True, "Installing PyTorch … 0 %"), False]
+    harness.wait_for_end()
+    assert "cancelled" in harness.message
+    assert scene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode") == 0
 
 
 def choose(harness, selector, index):

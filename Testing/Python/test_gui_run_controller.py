@@ -1,7 +1,10 @@
 """The panel's run, from installation to result, with a logic that does what each test needs."""
 
+import gc
 import time
 import types
+import weakref
+from pathlib import Path
 
 import pytest
 from MRFUNetSegmentationLib.errors import Cancelled, InputError, WorkerError
@@ -157,6 +160,99 @@ def test_nothing_starts_when_the_installation_fails(logic, results):
     assert controller.outcome.text == "PyTorch was not installed."
 
 
+class SlowInstallation:
+    """An installer that lets the user act once meanwhile, as Slicer's does; it may fail then."""
+
+    def __init__(self, logic, results, error=None):
+        self.calls, self.error = [], error
+        self.meanwhile, self.shown = lambda controller: None, []
+        self.controller = RunController(
+            logic,
+            self,
+            results.append,
+            on_install=lambda: self.shown.append(self.controller.progress),
+        )
+
+    def __call__(self):
+        self.calls.append(self.controller.running)
+        if len(self.calls) == 1:
+            self.meanwhile(self.controller)
+        if self.error:
+            raise self.error
+
+
+@pytest.fixture
+def installation(logic, results):
+    return SlowInstallation(logic, results)
+
+
+def press_all(controller):
+    controller.poll()
+    controller.start(*SCAN, number=8)
+    controller.import_checkpoint(Path("a.pth"), {}, Path("a.safetensors"), lambda path: None)
+
+
+def test_installation_counts_as_running_and_does_not_start_twice(installation, logic, results):
+    installation.meanwhile = press_all
+    controller = installation.controller
+    controller.start(*SCAN)
+    assert installation.calls == [True]
+    (shown,) = installation.shown
+    assert (shown.stage, shown.cancelling) == ("Installing PyTorch", False)
+    assert [name for name, *_ in logic.calls] == ["segment"]
+    assert controller.progress.stage == "Starting"
+    logic.runs[0].next_steps = [logic.runs[0].finish]
+    controller.poll()
+    assert results == ["segmentation"]
+    assert controller.estimate(*SCAN) is not None
+    assert controller.estimate(*SCAN, number=8) is None
+
+
+@pytest.mark.parametrize("error", [WorkerError("Not installed."), ZeroDivisionError()])
+def test_installation_that_fails_can_be_tried_again(installation, logic, error):
+    installation.error = error
+    controller = installation.controller
+    controller.start(*SCAN)
+    assert not controller.active and controller.progress is None
+    assert controller.outcome.is_error
+    installation.error = None
+    controller.start(*SCAN)
+    assert len(logic.runs) == 1 and controller.running
+
+
+@pytest.mark.parametrize(
+    ("act", "said"),
+    [
+        (RunController.cancel, "The run was cancelled; nothing was changed."),
+        (RunController.abandon, None),
+    ],
+)
+def test_nothing_starts_after_an_installation_if_cancelled_meanwhile(
+    installation, logic, act, said
+):
+    def cancel(controller):
+        act(controller)
+        assert controller.running and controller.progress.cancelling
+        controller.start(*SCAN)
+
+    installation.meanwhile = cancel
+    controller = installation.controller
+    controller.start(*SCAN)
+    assert len(installation.calls) == 1
+    assert logic.calls == []
+    assert not controller.active and controller.progress is None
+    assert (controller.outcome.text if controller.outcome else None) == said
+    controller.start(*SCAN)
+    assert len(logic.runs) == 1
+
+
+def test_nothing_starts_after_an_installation_if_closed_meanwhile(installation, logic):
+    installation.meanwhile = RunController.close
+    installation.controller.start(*SCAN)
+    assert logic.calls == [] and logic.ended
+    assert not installation.controller.active
+
+
 def test_next_start_forgets_the_outcome(controller, logic):
     controller.start(*SCAN)
     logic.runs[0].next_steps = [lambda: logic.runs[0].fail(InputError("Constant."))]
@@ -172,6 +268,7 @@ def test_unexpected_error_ends_the_run_and_is_logged(controller, logic, caplog):
     assert not controller.active
     assert "IndexError" in controller.outcome.text
     assert "Traceback" in caplog.text
+    assert logic.runs[0].cancelled, "the worker would wait for it"
 
 
 def test_cancel(controller, logic):
@@ -223,6 +320,24 @@ def test_time_of_a_sequence_is_that_of_its_volumes(logic):
     controller.poll()
     one = controller.estimate(*SCAN)
     assert controller.estimate(sequence, *SCAN[1:]) == pytest.approx(3 * one)
+
+
+@pytest.mark.parametrize("ended", [True, False])
+def test_abandoned_run_holds_no_volume(controller, logic, ended):
+    volume = type("Volume", (), {k: staticmethod(v) for k, v in vars(IMAGE).items()})()
+    known = weakref.ref(volume)
+    controller.start(volume, *SCAN[1:], number=8)
+    logic.calls.clear()
+    (run,) = logic.runs
+    run.next_steps = [run.finish if ended else lambda: run.fail(Cancelled())]
+    if ended:
+        controller.poll()
+    controller.abandon()
+    controller.poll()
+    del volume
+    gc.collect()
+    assert known() is None
+    assert controller.last is None and controller.outcome is None
 
 
 def test_close_ends_the_worker(controller, logic):

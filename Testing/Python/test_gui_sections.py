@@ -194,6 +194,43 @@ def test_last_run_is_taken_back(segmented):
     assert "before the last run" in segmented.message
 
 
+def test_run_is_not_taken_back_after_a_move(segmented):
+    segmented.apply()
+    segmented.wait_for_end()
+    process(segmented)
+    assert not segmented.ui.takeBackButton.isHidden()
+    # The button is still there when only the scan has moved.
+    segmented.parameters.inputVolume.SetOrigin(1, 2, 3)
+    before = rows(segmented)
+    segmented.ui.takeBackButton.click()
+    process(segmented)
+    assert "was moved" in segmented.message and segmented.looks_wrong
+    assert segmented.ui.takeBackButton.isHidden()
+    assert rows(segmented) == before
+
+
+def test_samples_drawn_again_are_taken_back(views, sampled):
+    node = sampled.parameters.outputSegmentation
+    node.GetSegmentation().RemoveSegment(node.GetSegmentation().GetNthSegmentID(0))
+    process(sampled)
+    before = [row[:2] for row in rows(sampled)]
+    sampled.apply()
+    sampled.wait_for_end()
+    process(sampled)
+    choose(sampled, sampled.ui.overlaySelector, "entropy")
+    sampled.ui.exploreButton.click()
+    sampled.wait(lambda: not sampled.panel._explore.explorer.busy)
+    sampled.ui.takeBackButton.click()
+    process(sampled)
+    assert rows(sampled) == [[*row, ""] for row in before]
+    assert views.GetForegroundVolumeID() is None
+    assert node.GetDisplayNode().GetVisibility() and node.GetDisplayNode().GetVisibility2DFill()
+    for section in ("samples", "uncertainty", "explore"):
+        assert getattr(sampled.ui, f"{section}Section").isHidden()
+    assert sampled.ui.takeBackButton.isHidden()
+    assert "before the last run" in sampled.message
+
+
 def test_samples_are_stepped_through_and_ordered(sampled):
     ui = sampled.ui
     assert [row[2] != "" for row in rows(sampled)] == [True, True]
@@ -703,6 +740,28 @@ def test_segmentation_of_one_volume_does_not_become_those_of_all(harness, series
     harness.apply()
     harness.wait_for_end()
     assert harness.parameters.outputSegmentation not in (single, None)
+
+
+def test_segmentations_of_all_volumes_do_not_become_that_of_one(harness, series):
+    parameters = harness.parameters
+    harness.panel.follow_scene()
+    parameters.wholeSequence = True
+    harness.apply()
+    harness.wait_for_end()
+    together = parameters.outputSegmentation
+    parameters.wholeSequence = False
+    assert parameters.outputSegmentation is None
+    harness.apply()
+    harness.wait_for_end()
+    process(harness)
+    assert parameters.outputSegmentation not in (together, None)
+    parameters.wholeSequence = True
+    assert parameters.outputSegmentation is together
+    parameters.wholeSequence = False
+    parameters.outputSegmentation = together  # by hand
+    harness.apply()
+    harness.wait_for_end()
+    assert "one by one" in harness.message and harness.looks_wrong
 
 
 def test_sequence_gets_no_samples(harness, model, series):

@@ -35,6 +35,7 @@ from mrml_scene import (  # noqa: E402
     rotation,
     translation,
     vtk_image,
+    vtk_matrix,
 )
 from test_mrml_segmentations import state as segmentation_state  # noqa: E402
 from worker_tools import PACKAGE_PARENT, blobs, is_running, wait_until  # noqa: E402
@@ -158,6 +159,31 @@ def test_given_output_node_is_used_again(start, logic, volume_node, tiny_checkpo
     run = start(outputNode=node)
     assert run.wait() is node
     assert scene.GetNumberOfNodes() == count
+
+
+def test_run_is_taken_back_only_where_it_was_made(start, volume_node):
+    first = start().wait()
+    before = read_labels(first, volume_node)
+    run = start(outputNode=first)
+    run.wait()
+    transform = put_under_linear_transform(volume_node, translation(10, 0, 0))
+    first.SetAndObserveTransformNodeID(transform.GetID())
+    assert not run.can_take_back
+    with pytest.raises(InputError, match="was moved or removed"):
+        run.take_back()
+    assert first.GetParentTransformNode() is transform
+    for node in (volume_node, first):
+        node.SetAndObserveTransformNodeID(None)
+    assert run.can_take_back
+    for node in (volume_node, first):
+        node.SetAndObserveTransformNodeID(transform.GetID())
+        node.HardenTransform()
+    assert not run.can_take_back
+    volume_node.SetIJKToRASMatrix(vtk_matrix(MATRIX))
+    assert run.can_take_back
+    run.take_back()
+    np.testing.assert_array_equal(read_labels(first, volume_node), before)
+    assert not run.can_take_back
 
 
 def test_moving_the_volume_during_the_run_moves_the_result(start, volume_node):

@@ -102,6 +102,46 @@ def test_scene_is_untouched_until_the_end(start, scene):
     assert run.result.number == NUMBER and NUMBER in seen
 
 
+def correct(node) -> None:
+    """Empty a segment of a segmentation as a user would."""
+    segment_id = node.GetSegmentation().GetNthSegmentID(0)
+    segment = node.GetSegmentation().GetSegment(segment_id)
+    values = voxels(segment.GetRepresentation("Binary labelmap"))
+    values[values == segment.GetLabelValue()] = 0
+
+
+def test_samples_drawn_again_are_taken_back(start, volume_node, scene):
+    first = start()
+    node = first.wait()
+    assert not first.can_take_back  # it was a new segmentation
+    correct(node)
+    expected, provenance = read_labels(node, volume_node), read_provenance(node)
+    run = start(outputNode=node, seed=6)
+    assert run.wait() is node
+    assert (read_labels(node, volume_node) != expected).any()
+    assert run.can_take_back
+    kept = run.samples.keep()
+    run.take_back()
+    np.testing.assert_array_equal(read_labels(node, volume_node), expected)
+    assert read_provenance(node) == provenance
+    # Neither samples nor maps, tables or plots of the run that was taken back.
+    assert sample_sets(scene) == [] and scene.IsNodePresent(kept)
+    assert scene.GetNumberOfNodesByClass("vtkMRMLTableNode") == 0
+    assert not run.can_take_back
+
+
+def test_samples_that_the_user_removed_are_taken_back(start, volume_node, scene):
+    node = start().wait()
+    correct(node)
+    expected = read_labels(node, volume_node)
+    run = start(outputNode=node)
+    run.wait()
+    run.samples.remove()
+    assert run.can_take_back
+    run.take_back()
+    np.testing.assert_array_equal(read_labels(node, volume_node), expected)
+
+
 # --- Errors and cancel ----------------------------------------------------------------------------
 
 

@@ -116,6 +116,23 @@ def test_second_run_replaces_the_first_and_is_taken_back(scene, start, sequence,
     assert not run.can_take_back
 
 
+def test_sequence_that_was_moved_is_not_taken_back(start, sequence):
+    run = start(outputNode=start().wait())
+    run.wait()
+    volume, node = shown_volume(sequence), run.outputNode
+    transform = put_under_linear_transform(volume, rotation(90, 2))
+    node.SetAndObserveTransformNodeID(transform.GetID())
+    assert not run.can_take_back
+    volume.HardenTransform()
+    node.HardenTransform()
+    assert not run.can_take_back
+    for item in (1, 0):  # what was hardened of a volume is not kept
+        browser_of(sequence).SetSelectedItemNumber(item)
+    assert run.can_take_back
+    sequence.GetNthDataNode(2).SetOrigin(1, 2, 3)
+    assert not run.can_take_back
+
+
 def test_model_that_draws_samples_gives_one_segmentation_of_each(
     logic, sequence, tiny_card, tmp_path
 ):
@@ -170,6 +187,12 @@ def test_what_cannot_be_is_refused_at_once(scene, logic, sequence, tiny_checkpoi
     other = logic.segment(add_volume(scene, blobs(), MATRIX), tiny_checkpoint)
     with pytest.raises(InputError, match="is one segmentation"):
         logic.segment(sequence, tiny_checkpoint, outputNode=other)
+    node = logic.segment(sequence, tiny_checkpoint, "cpu")
+    before = state_of(scene)
+    for call in (logic.segment, logic.sample):
+        with pytest.raises(InputError, match=r"one by one.*Choose another output"):
+            call(shown_volume(sequence), tiny_checkpoint, outputNode=node, waitForCompletion=False)
+    assert state_of(scene) == before and not logic.worker.busy
 
 
 def test_browser_of_the_chosen_volume(logic, scene, sequence, tiny_checkpoint):

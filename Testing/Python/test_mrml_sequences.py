@@ -11,6 +11,8 @@ from MRFUNetSegmentationLib.errors import InputError  # noqa: E402
 from MRFUNetSegmentationLib.mrml.browsers import sequence_of, shown_index  # noqa: E402
 from MRFUNetSegmentationLib.mrml.export import read_labels  # noqa: E402
 from MRFUNetSegmentationLib.mrml.segmentations import (  # noqa: E402
+    BINARY_LABELMAP,
+    label_image,
     read_provenance,
     reference_volume,
     write_segmentation,
@@ -116,6 +118,68 @@ def test_segmentations_of_an_earlier_run_are_replaced_and_come_back(scene, seque
     assert node.GetDisplayNode().GetOpacity() == pytest.approx(0.4)
     for item in range(3):
         np.testing.assert_array_equal(shown_labels(node, sequence, item), labels_of(item))
+
+
+def segment_labels(node, segment_id: str) -> np.ndarray:
+    """What of a segment's own label map [k, j, i], cropped or not, is the segment."""
+    segment = node.GetSegmentation().GetSegment(segment_id)
+    return voxels(segment.GetRepresentation(BINARY_LABELMAP)) == segment.GetLabelValue()
+
+
+def test_segments_of_the_user_stay_in_every_item(sequence):
+    """One shares the label map of the classes, as the Segment Editor does it; one has its own."""
+    node, _undo = put(sequence)
+    for item in (0, 2):
+        browser_of(sequence).SetSelectedItemNumber(item)
+        volume, segmentation = shown_volume(sequence), node.GetSegmentation()
+        shared = segmentation.GetSegment(SEGMENT_IDS[0]).GetRepresentation(BINARY_LABELMAP)
+        labels = np.zeros(SHAPES[item], np.uint8)
+        labels[1, 2, 3 : 5 + item] = 9
+        for segment_id, image in (("Mine", shared), ("Lesion", label_image(labels, volume))):
+            segment = slicer.vtkSegment()
+            segment.SetName(segment_id)
+            segment.SetColor(1, 0, 0)
+            segment.SetLabelValue(9)
+            segment.AddRepresentation(BINARY_LABELMAP, image)
+            segmentation.AddSegment(segment, segment_id)
+        voxels(shared)[0, 0, :2] = 9
+        segmentation.InvokeEvent(segmentation.SourceRepresentationModified)
+    browser_of(sequence).SetSelectedItemNumber(0)
+    node.GetDisplayNode().SetSegmentVisibility("Lesion", False)
+    again = SegmentationSequence(VolumeSequence.of(sequence), CLASSES, PROVENANCE)
+    for shape in SHAPES:
+        again.add(np.full(shape, 3, np.uint8))
+    with ExitStack() as undo:
+        again.put(node, undo)
+        assert not node.GetDisplayNode().GetSegmentVisibility("Lesion")
+        for item in (0, 1, 2):
+            assert (shown_labels(node, sequence, item) == 3).all()
+            found = list(node.GetSegmentation().GetSegmentIDs())
+            if item == 1:
+                assert found == [*SEGMENT_IDS]
+                continue
+            assert found == [*SEGMENT_IDS, "Mine", "Lesion"]
+            assert node.GetSegmentation().GetSegment("Lesion").GetColor() == (1, 0, 0)
+            assert segment_labels(node, "Mine").sum() == 2
+            assert np.argwhere(segment_labels(node, "Lesion")).tolist() == [
+                [1, 2, i] for i in range(3, 5 + item)
+            ]
+    for item in (1, 0, 2):
+        np.testing.assert_array_equal(shown_labels(node, sequence, item), labels_of(item))
+        assert list(node.GetSegmentation().GetSegmentIDs())[3:] == (
+            [] if item == 1 else ["Mine", "Lesion"]
+        )
+
+
+def test_surfaces_are_no_segmentations_to_replace(scene, sequence):
+    node, _undo = put(sequence)
+    sequence_of(node).GetNthDataNode(2).GetSegmentation().SetSourceRepresentationName(
+        slicer.vtkSegmentationConverter.GetClosedSurfaceRepresentationName()
+    )
+    before = state(scene)
+    with pytest.raises(InputError, match="holds closed surface segments, not label maps"):
+        put(sequence, node)
+    assert state(scene) == before
 
 
 def test_failure_leaves_the_scene_as_it_was(scene, sequence):

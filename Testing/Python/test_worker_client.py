@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -260,6 +261,56 @@ volume.Volume.__post_init__ = fail_once
     worker.close()
 
 
+# --- Results that cannot be read --------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "message", "same_process"),
+    [
+        (MemoryError("Unable to allocate 2 GiB"), InputError, "too little memory", True),
+        (ValueError("cut off"), WorkerError, r"cannot be read \(cut off\)", False),
+        (TypeError("of all things"), WorkerError, r"TypeError: of all things.*a defect", False),
+    ],
+)
+def test_result_that_cannot_be_read_ends_the_job(
+    worker, tiny_checkpoint, monkeypatch, caplog, error, kind, message, same_process
+):
+    def fail(*args, **kwargs):
+        raise error
+
+    job = worker.submit(small_volume(), tiny_checkpoint)
+    private, pid = worker._process.folder, pid_of(worker)
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "load", fail)
+        with pytest.raises(kind, match=message):
+            job.wait(60)
+    assert job.state == "failed" and job.result is None
+    assert not [*private.glob("*.npy")]
+    assert ("Traceback" in caplog.text) == isinstance(error, TypeError), "a defect is logged"
+    assert not worker.busy
+    assert worker.submit(small_volume(), tiny_checkpoint).wait(60).labels.any()
+    assert (pid_of(worker) == pid) == same_process
+
+
+def test_job_that_has_ended_holds_nobody(warm, tiny_checkpoint):
+    """Who asked for it may hold a volume; and its own result may be large."""
+
+    class Asker:
+        def report(self, *progress):
+            pass
+
+    asker = Asker()
+    job = warm.submit(small_volume(), tiny_checkpoint)
+    job.on_progress = job.on_sample = asker.report
+    result = weakref.ref(job.wait(60))
+    asker = weakref.ref(asker)
+    gc.collect()
+    assert asker() is None and result() is not None
+    del job
+    gc.collect()
+    assert result() is None
+
+
 # --- Cancel -----------------------------------------------------------------------------------
 
 
@@ -356,6 +407,16 @@ def test_worker_that_died_between_runs_is_replaced_silently(worker, tiny_checkpo
     job.on_progress = lambda stage, fraction: stages.append(stage)
     assert job.wait(60).labels.any()
     assert stages[:2] == ["Starting PyTorch", "Loading the model"]
+
+
+@posix
+def test_folder_that_was_cleaned_away_between_runs_is_replaced(worker, tiny_checkpoint):
+    worker.submit(small_volume(), tiny_checkpoint).wait(60)
+    pid, private = pid_of(worker), worker._process.folder
+    shutil.rmtree(private)  # as systems do with what lies in /tmp for days
+    assert worker.submit(small_volume(), tiny_checkpoint).wait(60).labels.any()
+    assert pid_of(worker) != pid
+    assert wait_until(lambda: not is_running(pid))
 
 
 @posix

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import zlib
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from MRFUNetSegmentationLib.checkpoints.load import load_checkpoint
 from MRFUNetSegmentationLib.errors import Cancelled, InputError, OutputError, WorkerError
 from MRFUNetSegmentationLib.inference.engine import Segmenter
 from MRFUNetSegmentationLib.inference.volume import Geometry, Volume
+from MRFUNetSegmentationLib.worker import client
 from MRFUNetSegmentationLib.worker.client import Worker
 from sampling_tools import write_model
 from worker_tools import blobs, environment_with, small_volume, wait_until
@@ -186,6 +188,40 @@ def test_cancel_between_two_samples(worker, model):
     assert files_of(worker) == set()
     assert worker.sample(small_volume(), model, 2).wait(60).number == 2
     assert worker._process.pid == pid
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "message", "same_process"),
+    [
+        (MemoryError(), InputError, "too little memory", True),
+        (zlib.error("incorrect header"), WorkerError, "cannot be read .*incorrect header", False),
+    ],
+)
+def test_sample_that_cannot_be_read_ends_the_job(
+    worker, model, monkeypatch, error, kind, message, same_process
+):
+    def fail(*args):
+        raise error
+
+    job = slow_job(worker, model)
+    pid = worker._process.pid
+    with monkeypatch.context() as patch:
+        patch.setattr(client, "decompress", fail)
+        with pytest.raises(kind, match=message):
+            job.wait(60)
+    assert job.state == "failed" and not worker.busy
+    assert worker.sample(small_volume(), model, 2).wait(20).number == 2, "drew 1000 before"
+    assert files_of(worker) == set()
+    assert (worker._process.pid == pid) == same_process
+
+
+def test_error_of_the_callback_is_the_callers(worker, model):
+    job = worker.sample(small_volume(), model, 2)
+    job.on_sample = lambda n, labels: [][n]
+    with pytest.raises(IndexError):
+        job.wait(60)
+    job.on_sample = None
+    assert job.wait(60).number == 2
 
 
 @pytest.mark.skipif(os.name != "posix", reason="sends signals to the worker")

@@ -48,14 +48,22 @@ def find_checkpoint(name_or_path: str | Path) -> Path:
     """Return the file of a bundled model's name or of a path.
 
     Raises:
-        CheckpointError: if there is neither such a model nor such a file.
+        CheckpointError: if there is neither such a model nor such a file, or if the system does
+            not let us look.
     """
     bundled = BUNDLED_FOLDER / f"{name_or_path}{SUFFIX}"
-    if Path(name_or_path).name == str(name_or_path) and bundled.is_file():
-        return bundled
-    path = Path(name_or_path).expanduser()
-    if path.is_file():
-        return path
+    try:
+        if Path(name_or_path).name == str(name_or_path) and bundled.is_file():
+            return bundled
+        path = Path(name_or_path).expanduser()
+        if path.is_file():
+            return path
+    except (OSError, RuntimeError) as error:  # RuntimeError: ~ of a user that there is not
+        raise CheckpointError(
+            f"{name_or_path}: the file cannot be looked up "
+            f"({getattr(error, 'strerror', None) or error}). Check the path and its permissions, "
+            "or choose another model."
+        ) from error
     names = ", ".join(p.stem for p in sorted(BUNDLED_FOLDER.glob(f"*{SUFFIX}"))) or "none"
     raise CheckpointError(
         f"{name_or_path}: there is neither a file nor a bundled model of this name. "

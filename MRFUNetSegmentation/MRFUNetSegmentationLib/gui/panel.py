@@ -11,7 +11,7 @@ from ..errors import MRFUNetError
 from ..inference.sampled import CONSENSUS_METHODS
 from ..mrml.hiding import show_hidden
 from ..mrml.results import overlays_of, samples_of, show_instead
-from ..mrml.segmentations import MODEL, read_provenance, reference_volume
+from ..mrml.segmentations import MODEL, SHA256, read_provenance, reference_volume
 from ..mrml.side_by_side import leave_layout
 from .checkpoint_import import card_beside
 from .device_list import device_entries, gpu_remark
@@ -59,7 +59,9 @@ class Panel:
         self._visible = False
         self._choices: tuple = ()
         self._message = Message("")
-        self._controller = RunController(logic, ensure_installed, self._take_result, _durations())
+        self._controller = RunController(
+            logic, ensure_installed, self._take_result, _durations(), self._show_state
+        )
         self._input = InputSection(ui, self._schedule_refresh)
         self._model_folder = _model_folder()
         self._model_section = ModelSection(
@@ -109,14 +111,16 @@ class Panel:
             if volume:
                 self._parameters.inputVolume = volume
                 if not self._parameters.outputSegmentation:
-                    self._choose_result(only_result(volume))
+                    of_sequence = self._input.sequence is not None
+                    self._choose_result(only_result(volume, of_sequence=of_sequence))
         self._show_state()
         self._schedule_refresh()
 
     def _choose_result(self, segmentation_node) -> None:
         """Choose a result to be shown, and its model: the next run may take its place."""
-        made_by = read_provenance(segmentation_node).get(MODEL) if segmentation_node else None
-        model = self._model_section.model_of(made_by) if made_by else ""
+        provenance = read_provenance(segmentation_node) if segmentation_node else {}
+        made_by, sha256 = provenance.get(MODEL), provenance.get(SHA256)
+        model = self._model_section.model_of(made_by, sha256) if made_by else ""
         if model:
             self._parameters.model = model
             self._parameters.outputSegmentation = segmentation_node
@@ -191,9 +195,12 @@ class Panel:
             return
         if not self._controller.running:
             self._controller.outcome = None
+        if of_what == before[0] or not volume:
+            return
         # The next result must not overwrite that of something else.
-        which = self._model_section.chosen.name, self._input.sequence is not None
-        if of_what != before[0] and volume and not (output and fits(output, volume, *which)):
+        model = self._model_section
+        which = model.chosen.name, model.sha256, self._input.sequence is not None
+        if not (output and fits(output, volume, *which)):
             result = only_result(volume, *which)
             is_of_volume = output and reference_volume(output) is volume
             show_instead(result, output if is_of_volume else None)
@@ -273,7 +280,13 @@ class Panel:
         self._schedule_refresh()
 
     def _take_back(self) -> None:
-        self._controller.take_back()
+        # They may show what goes.
+        self._explore.close()
+        self._samples.end_comparison()
+        try:
+            self._controller.take_back()
+        except MRFUNetError as error:
+            self._controller.outcome = error_message(error)
         self._show_results()
         self._show_state()
 
@@ -322,9 +335,7 @@ class Panel:
         self._explore.show(last if explorable else None)
         self._samples.show(samples, self._explore.explorer is not None)
         self._export.show(parameters, node, samples)
-        can_take_back = (
-            last is not None and last.outputNode is node and getattr(last, "can_take_back", False)
-        )
+        can_take_back = last is not None and last.outputNode is node and last.can_take_back
         self.ui.takeBackButton.setVisible(can_take_back)
 
     def _show_state(self) -> None:

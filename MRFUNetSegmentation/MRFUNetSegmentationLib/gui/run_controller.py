@@ -75,6 +75,7 @@ class RunController:
         install: Callable[[], None],
         on_result: Callable[[Any], None],
         durations: Durations | None = None,
+        on_install: Callable[[], None] = lambda: None,
     ) -> None:
         """Start nothing yet.
 
@@ -83,6 +84,8 @@ class RunController:
             install: installs what is missing, or raises an `MRFUNetError`.
             on_result: called with the segmentation node after a run that succeeded.
             durations: of earlier runs on this machine.
+            on_install: called before `install`, which may take minutes and, in Slicer, lets the
+                user press buttons meanwhile: shows `progress`.
         """
         self.progress: Progress | None = None
         self.outcome: Message | None = None
@@ -90,6 +93,8 @@ class RunController:
         self._logic = logic
         self._install = install
         self._on_result = on_result
+        self._on_install = on_install
+        self._installing = False
         self._durations = durations or Durations()
         self._kind, self._size = "", 1.0
         # What the worker has the features of at hand; and of the run that goes on.
@@ -97,7 +102,7 @@ class RunController:
         self._sampled: tuple | None = None
         self.last: Run | None = None
         self._run: Run | None = None
-        # Starts the run, as soon as the worker is free.
+        # Starts the run, as soon as everything is installed and the worker is free.
         self._waiting: Callable[[], Any] | None = None
         # Called when the run is done.
         self._succeed: Callable[[Any], None] = self._take_result
@@ -107,8 +112,8 @@ class RunController:
 
     @property
     def running(self) -> bool:
-        """Whether there is a run."""
-        return self._run is not None or self._waiting is not None
+        """Whether there is a run, or an installation for one."""
+        return self._installing or self._run is not None or self._waiting is not None
 
     @property
     def worker_busy(self) -> bool:
@@ -133,22 +138,22 @@ class RunController:
         call = self._logic.segment
         if number:
             call, options = self._logic.sample, {**options, "number": number}
-        maps = len(options.get("maps", ()))
-        self._kind = self._kind_of(volume, model, device, number, maps)
-        self._size = _size(volume)
-        self._sampled = (volume, model, device) if number else None
-        self._begin(
-            lambda: call(
+
+        def begin() -> Run:
+            maps = len(options.get("maps", ()))
+            self._kind = self._kind_of(volume, model, device, number, maps)
+            self._size = _size(volume)
+            self._sampled = (volume, model, device) if number else None
+            return call(
                 volume,
                 model=model,
                 device=device,
                 waitForCompletion=False,
                 onProgress=self._report,
                 **options,
-            ),
-            self._take_result,
-            _("Starting"),
-        )
+            )
+
+        self._begin(begin, self._take_result, _("Starting"))
 
     def import_checkpoint(
         self, path: Path, card: dict[str, Any], target: Path, on_done: Callable[[str], None]
@@ -186,18 +191,21 @@ class RunController:
         self.outcome = Message(_("The segments are as they were before the last run."))
 
     def cancel(self) -> None:
-        """Ask the current run to end."""
-        if self._waiting:
+        """Ask the current run to end; during an installation, not to start after it."""
+        if self._waiting and not self._installing:
             self._fail(Cancelled())
-        if self._run and self.progress:
+        self._waiting = None
+        if self.progress:
             self.progress = replace(self.progress, cancelling=True)
+        if self._run:
             self._run.cancel()
 
     def abandon(self) -> None:
         """Ask the current run to end, with nothing said about it; forget the last one."""
         self.cancel()
-        self._abandoned = self._run is not None
-        self.outcome = self.last = self._features = None
+        self._abandoned = self.running
+        # All that holds a volume or a result: they may be large.
+        self.outcome = self.last = self._features = self._sampled = None
 
     def poll(self) -> None:
         """Take note of what has happened since the last call."""
@@ -219,20 +227,29 @@ class RunController:
         return f"{model} {device} {number} {maps}{again}"
 
     def _begin(self, start: Callable[[], Any], succeed: Callable[[Any], None], stage: str) -> None:
+        # Slicer's installer deals with clicks while it waits for pip: it must not start twice.
+        if self._installing:
+            return
         self.outcome = None
+        self._waiting, self._succeed = start, succeed
+        self._installing, self.progress = True, Progress(_("Installing PyTorch"))
         try:
+            self._on_install()
             self._install()
+            if self._waiting is None:  # cancelled meanwhile
+                raise Cancelled
         except Exception as error:
             self._fail(error)
             return
+        finally:
+            self._installing = False
         self._started = time.monotonic()
-        self._waiting, self._succeed = start, succeed
         self.progress = Progress(stage)
         self._start_if_free()
 
     def _start_if_free(self) -> None:
         """Start the run, unless it would wait for something that the worker is about to end."""
-        if self._logic.worker.ends_soon:
+        if self._installing or self._logic.worker.ends_soon:
             return
         start, self._waiting = self._waiting, None
         try:
@@ -249,6 +266,8 @@ class RunController:
             run.poll()
         except Exception as error:
             self._fail(error)
+            # Nobody polls it any more: the worker must not wait for it for ever.
+            run.cancel()
             return
         if run.state == "done":
             self._run = self.progress = None

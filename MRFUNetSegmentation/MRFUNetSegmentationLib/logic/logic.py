@@ -58,7 +58,8 @@ class SegmentationLogic:
             model: name of a bundled model, or path of a checkpoint.
             device: auto, cpu, cuda, cuda:N or mps.
             outputNode: segmentation node to write to; a new one if None. For a sequence it is one
-                without segments, or one that shows segmentations of it already, which are replaced.
+                without segments, or one that shows segmentations of it already, which are replaced
+                but for segments that the user added; for a volume it shows none of a sequence.
             waitForCompletion: if not, return at once; then poll the run that is returned.
             onProgress: called with the stage in words and the fraction 0..1 of the run.
             replaceNonFinite: segment a volume with NaN or infinite values as if the smallest

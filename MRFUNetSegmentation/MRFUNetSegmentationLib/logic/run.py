@@ -18,10 +18,11 @@ from ..errors import Cancelled, InputError, MRFUNetError, OutputError
 from ..inference.result_files import WrittenResult
 from ..inference.sampled import SampledResult
 from ..inference.volume import Volume
+from ..mrml.browsers import sequence_of
 from ..mrml.geometry import ijk_to_ras
 from ..mrml.posterior import remove_maps, write_with_maps
 from ..mrml.samples import SampleSet, write_samples
-from ..mrml.segmentations import MODEL
+from ..mrml.segmentations import MODEL, SHA256
 from ..mrml.volumes import check_volume_node, read_volume, voxels
 from ..worker.client import Job, JobResult
 
@@ -52,6 +53,13 @@ class Run(ABC):
         self.result = None
         self.error: MRFUNetError | None = None
         self.onProgress: ProgressCallback | None = None
+        self._taking_back: ExitStack | None = None
+        self._left_at: tuple | None = None
+
+    @property
+    @abstractmethod
+    def _volume_nodes(self) -> list:
+        """The volumes that are segmented."""
 
     @abstractmethod
     def poll(self) -> None:
@@ -78,6 +86,46 @@ class Run(ABC):
         if self.error:
             raise self.error
         return self.outputNode
+
+    @property
+    def can_take_back(self) -> bool:
+        """Whether the run has replaced segments that can still be put back where they were.
+
+        They cannot if the segmentation is no longer in the scene, and not while it or a volume is
+        elsewhere than at the end of the run: they would return to where they lay before, apart
+        from the scan.
+        """
+        return (
+            self._taking_back is not None
+            and self.outputNode.GetScene() is not None
+            and self._places() == self._left_at
+        )
+
+    def take_back(self) -> None:
+        """Put the given output node back as it was before the run; edits made since are lost.
+
+        The run's maps and samples go. Samples that the segmentation was the consensus of before
+        are not joined again.
+
+        Raises:
+            InputError: if that cannot be done (`can_take_back`); nothing has changed.
+        """
+        if not self.can_take_back:
+            raise InputError(
+                "The run cannot be taken back: it has replaced no segments, or the volume or the "
+                "segmentation was moved or removed since. Move them back, then try again."
+            )
+        self._taking_back.close()
+        self._taking_back = None
+
+    def _offer_take_back(self, taking_back: ExitStack) -> None:
+        """Keep what takes the run back; the scene is now as the run leaves it."""
+        self._taking_back, self._left_at = taking_back, self._places()
+
+    def _places(self) -> tuple:
+        """Return where volumes and segmentation are, to be compared with where they were."""
+        matrices = tuple(ijk_to_ras(node).tobytes() for node in self._volume_nodes)
+        return matrices, self.outputNode.GetTransformNodeID()
 
     def _report(self, stage: str, fraction: float) -> None:
         if self.onProgress:
@@ -164,14 +212,33 @@ class VolumeRun(Run):
             )
         if error := self._lost_node():
             raise error
+        if output_node is not None and (sequence := sequence_of(output_node)):
+            raise InputError(
+                f"{output_node.GetName()} shows the segmentations of the sequence "
+                f"{sequence.GetName()} one by one; that of a single volume would take the place of "
+                "one of them. Choose another output, or create a new one."
+            )
         self.content = Content.of(volume_node)
         self._dropped: MRFUNetError | None = None
         self._job = submit(volume)
         self._job.on_progress = self._report
 
+    @property
+    def _volume_nodes(self) -> list:
+        return [self._volume_node]
+
     @abstractmethod
-    def _write(self, result):
-        """Put the result into the scene, all or nothing, and return the segmentation node."""
+    def _write(self, result, taking_back: ExitStack):
+        """Put the result into the scene, all or nothing.
+
+        Args:
+            result: of the job.
+            taking_back: gets what puts a segmentation node that was given back as it was, and
+                removes what the run has added to it.
+
+        Returns:
+            The segmentation node.
+        """
 
     def poll(self) -> None:
         """Take note of what has happened since the last call, without waiting."""
@@ -194,15 +261,22 @@ class VolumeRun(Run):
 
     def _store(self) -> None:
         self.content.check(self._volume_node)
-        self.outputNode = self._write(self._job.result)
+        taking_back = ExitStack()
+        had_segments = (
+            self._given_node is not None
+            and self._given_node.GetSegmentation().GetNumberOfSegments() > 0
+        )
+        self.outputNode = self._write(self._job.result, taking_back)
         self.result = self._job.result
+        if had_segments:
+            self._offer_take_back(taking_back)
 
 
 def provenance_of(result: JobResult | WrittenResult) -> dict[str, str]:
     """Return what is stored with a segmentation of how it came about."""
     return {
         MODEL: result.card.name,
-        "SHA256": result.sha256,
+        SHA256: result.sha256,
         "Device": result.device,
         "Version": __version__,
     }
@@ -211,28 +285,7 @@ def provenance_of(result: JobResult | WrittenResult) -> dict[str, str]:
 class SegmentationRun(VolumeRun):
     """One segmentation of a volume; its `result` is a `JobResult`."""
 
-    _take_back: ExitStack | None = None
-
-    @property
-    def can_take_back(self) -> bool:
-        """Whether the run has replaced segments of a segmentation that is still in the scene."""
-        return self._take_back is not None and self._scene.IsNodePresent(self.outputNode)
-
-    def take_back(self) -> None:
-        """Put the given output node back as it was before the run; edits made since are lost.
-
-        The run's maps go. Samples that the segmentation was the consensus of are not joined again.
-        """
-        remove_maps(self.outputNode)
-        self._take_back.close()
-        self._take_back = None
-
-    def _write(self, result: JobResult):
-        take_back = ExitStack()
-        had_segments = (
-            self._given_node is not None
-            and self._given_node.GetSegmentation().GetNumberOfSegments() > 0
-        )
+    def _write(self, result: JobResult, taking_back: ExitStack):
         node = write_with_maps(
             result.labels,
             result.maps,
@@ -240,9 +293,9 @@ class SegmentationRun(VolumeRun):
             self._volume_node,
             self._given_node,
             provenance_of(result),
-            take_back,
+            taking_back,
         )
-        self._take_back = take_back if had_segments else None
+        taking_back.callback(remove_maps, node)
         return node
 
 
@@ -280,12 +333,18 @@ class SamplingRun(VolumeRun):
         if self.onSample:
             self.onSample(sample + 1, labels)
 
-    def _write(self, result: SampledResult):
+    def _write(self, result: SampledResult, taking_back: ExitStack):
         self.samples = write_samples(
-            result, self._volume_node, self._given_node, overlays=self._overlays
+            result, self._volume_node, self._given_node, self._overlays, taking_back
         )
         remove_maps(self.samples.consensus)
+        taking_back.callback(self._remove_samples)
         return self.samples.consensus
+
+    def _remove_samples(self) -> None:
+        # The user may have removed them already.
+        if self._scene.IsNodePresent(self.samples.browser):
+            self.samples.remove()
 
 
 @dataclass(frozen=True)

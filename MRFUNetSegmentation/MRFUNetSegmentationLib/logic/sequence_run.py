@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from ..checkpoints.card import ModelCard
 from ..errors import Cancelled, InputError, MRFUNetError
 from ..inference.volume import Volume
+from ..mrml.browsers import shown_index
+from ..mrml.geometry import ijk_to_ras
 from ..mrml.sequences import SegmentationSequence, VolumeSequence
 from ..worker.client import Job, JobResult
 from .run import Content, Run, VolumeRun, error_of, lost_node, provenance_of
@@ -84,20 +86,24 @@ class SequenceRun(Run):
         self._cancelled = False
         self._segmentations: SegmentationSequence | None = None
         self._summary: SequenceResult | None = None
-        self._take_back: ExitStack | None = None
         self._place = 0
         self._start_item()
 
     @property
     def can_take_back(self) -> bool:
-        """Whether the run has replaced segmentations that are still shown."""
-        nodes = self.outputNode, self._volumes.browser
-        return self._take_back is not None and all(map(self._scene.IsNodePresent, nodes))
+        """Whether the run has replaced segmentations that can still be put back; see `Run`."""
+        return self._scene.IsNodePresent(self._volumes.browser) and super().can_take_back
 
-    def take_back(self) -> None:
-        """Put the segmentations back that the run has replaced; edits made since are lost."""
-        self._take_back.close()
-        self._take_back = None
+    @property
+    def _volume_nodes(self) -> list:
+        return self._volumes.items
+
+    def _places(self) -> tuple:
+        # A transform that is hardened moves the node that shows a volume, and not that itself.
+        volume = self._volumes.volume
+        item = self._volumes.sequence.GetDataNodeAtValue(shown_index(volume) or "")
+        is_in_place = item is None or (ijk_to_ras(item) == ijk_to_ras(volume)).all()
+        return (*super()._places(), bool(is_in_place))
 
     def poll(self) -> None:
         """Take note of what has happened since the last call, without waiting."""
@@ -163,9 +169,10 @@ class SequenceRun(Run):
                 raise self._named(error, place) from error
         with ExitStack() as undo:
             self.outputNode = self._segmentations.put(self._given_node, undo)
-            take_back = undo.pop_all()
-        self._take_back = take_back if self._given_node is not None else None
+            taking_back = undo.pop_all()
         self.result = self._summary
+        if self._given_node is not None:
+            self._offer_take_back(taking_back)
 
     def _report_item(self, stage: str, fraction: float) -> None:
         caption = self._caption(self._place)
@@ -207,5 +214,5 @@ class _ItemRun(VolumeRun):
 
     add: Callable[[JobResult], None]
 
-    def _write(self, result: JobResult) -> None:
+    def _write(self, result: JobResult, taking_back: ExitStack) -> None:
         self.add(result)

@@ -30,6 +30,7 @@ from .segmentations import (
     GEOMETRY_PARAMETER,
     MODEL,
     PREFIX,
+    SHA256,
     check_labels,
     ensure_display,
     follow_volume,
@@ -323,6 +324,7 @@ def write_samples(
     volume_node,
     segmentation_node=None,
     overlays: Sequence[str] | None = None,
+    take_back: ExitStack | None = None,
 ) -> SampleSet:
     """Show what sampling a volume gave.
 
@@ -340,6 +342,7 @@ def write_samples(
         volume_node: the volume that was sampled.
         segmentation_node: node for the consensus; a new one if None. See `write_segmentation`.
         overlays: names of maps of the result; `default_overlays` if None.
+        take_back: gets what puts the segmentation node back as it was, samples and maps apart.
 
     Raises:
         InputError: if the nodes cannot be used or do not fit the result.
@@ -353,7 +356,7 @@ def write_samples(
     old = [s for s in sample_sets(scene) if segmentation_node and s.consensus is segmentation_node]
     provenance = {
         MODEL: result.model,
-        "SHA256": result.sha256,
+        SHA256: result.sha256,
         "Device": result.device,
         "Version": __version__,
         "Seed": str(result.seed),
@@ -363,8 +366,15 @@ def write_samples(
     }
     with ExitStack() as undo:
         remove_new_nodes(scene, undo)
+        segments = ExitStack() if take_back is None else take_back
+        undo.callback(segments.close)
         consensus = put_segmentation(
-            result.consensus, result.card.classes, volume_node, segmentation_node, provenance, undo
+            result.consensus,
+            result.card.classes,
+            volume_node,
+            segmentation_node,
+            provenance,
+            segments,
         )
         folder = make_folder(f"{volume_node.GetName()} samples", volume_node, undo)
         if segmentation_node is None:

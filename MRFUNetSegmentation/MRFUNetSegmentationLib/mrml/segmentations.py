@@ -26,6 +26,8 @@ from .volumes import check_volume_node, voxels
 PREFIX = "MRFUNetSegmentation."
 # Provenance that every result has: the name of the model.
 MODEL = "Model"
+# Provenance of every result: SHA-256 of the checkpoint, for two may have the same name.
+SHA256 = "SHA256"
 # Provenance of a segmentation: the largest value of the model's classes, also if that class's
 # segment is removed later, so that its value is free for nothing else.
 LARGEST_CLASS = "LargestClass"
@@ -174,15 +176,8 @@ def _check_output(node, classes: Sequence[SegmentClass], volume_node) -> None:
     name = node.GetName()
     if node.GetScene() is not volume_node.GetScene():
         raise InputError(f"The segmentation {name} is no longer in the scene. Choose another one.")
+    check_label_maps(node)
     segmentation = node.GetSegmentation()
-    if (
-        segmentation.GetNumberOfSegments()
-        and segmentation.GetSourceRepresentationName() != BINARY_LABELMAP
-    ):
-        raise InputError(
-            f"The segmentation {name} holds {segmentation.GetSourceRepresentationName().lower()} "
-            "segments, not label maps. Choose another output, or create a new one."
-        )
     # Segments drawn on this volume go where it goes; those of another one would be displaced.
     if (
         _segments_of_others(segmentation, classes)
@@ -192,6 +187,24 @@ def _check_output(node, classes: Sequence[SegmentClass], volume_node) -> None:
         raise InputError(
             f"The segmentation {name} holds segments of another volume, which is under another "
             f"transform than {volume_node.GetName()}. Choose another output, or create a new one."
+        )
+
+
+def check_label_maps(node) -> None:
+    """Check that the segments of a segmentation node, if it has any, are label maps.
+
+    Raises:
+        InputError: if they are something else, as surfaces.
+    """
+    segmentation = node.GetSegmentation()
+    if (
+        segmentation.GetNumberOfSegments()
+        and segmentation.GetSourceRepresentationName() != BINARY_LABELMAP
+    ):
+        raise InputError(
+            f"The segmentation {node.GetName()} holds "
+            f"{segmentation.GetSourceRepresentationName().lower()} segments, not label maps. "
+            "Choose another output, or create a new one."
         )
 
 
@@ -285,6 +298,27 @@ def _detach_other_segments(segmentation, others: set[str]) -> None:
             values[~np.isin(values, kept)] = 0
         for segment_id in staying:
             segmentation.GetSegment(segment_id).AddRepresentation(BINARY_LABELMAP, copy)
+
+
+def copy_other_segments(source, target, classes: Sequence[SegmentClass]) -> None:
+    """Add copies of the segments that no run of this extension has made to another segmentation.
+
+    Args:
+        source: vtkSegmentation of label maps; it stays as it is.
+        target: vtkSegmentation of label maps.
+        classes: whose segments the target has; segments with their IDs are left out.
+    """
+    others = _segments_of_others(source, classes)
+    copy = slicer.vtkSegmentation()
+    copy.DeepCopy(source)
+    _detach_other_segments(copy, others)
+    for segment_id in source.GetSegmentIDs():
+        if segment_id in others:
+            segment = copy.GetSegment(segment_id)
+            # The others of the target have none, and it must be the same for all.
+            for name in _representations(segment).keys() - {BINARY_LABELMAP}:
+                segment.RemoveRepresentation(name)
+            target.AddSegment(segment, segment_id)
 
 
 def _derived_representations(segmentation) -> list[str]:

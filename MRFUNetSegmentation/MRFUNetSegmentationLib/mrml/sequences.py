@@ -23,7 +23,9 @@ from .segmentations import (
     GEOMETRY_PARAMETER,
     PREFIX,
     about,
+    check_label_maps,
     check_labels,
+    copy_other_segments,
     label_image,
     put_segmentation,
     reference_volume,
@@ -121,19 +123,22 @@ class VolumeSequence:
         """Check that a segmentation node shows segmentations of this sequence already, or is new.
 
         Raises:
-            InputError: saying what to choose instead.
+            InputError: if not, or if they are no label maps; saying what to choose instead.
         """
         shown = self.browser.GetSequenceNode(segmentation_node)
+        is_segmentation = segmentation_node.IsA("vtkMRMLSegmentationNode")
         is_new = (
-            segmentation_node.IsA("vtkMRMLSegmentationNode")
+            is_segmentation
             and not segmentation_node.GetSegmentation().GetNumberOfSegments()
             and sequence_of(segmentation_node) is None
         )
-        if not is_new and shown in (None, self.sequence):
+        if not is_segmentation or (shown is None and not is_new):
             raise InputError(
                 f"{segmentation_node.GetName()} is one segmentation, not those of the sequence "
                 f"{self.sequence.GetName()}. Choose another output, or create a new one."
             )
+        for n in range(shown.GetNumberOfDataNodes() if shown else 0):
+            check_label_maps(shown.GetNthDataNode(n))
 
 
 class SegmentationSequence:
@@ -190,8 +195,8 @@ class SegmentationSequence:
         """Put the sequence into the scene, to be browsed together with the volumes.
 
         Args:
-            segmentation_node: shows the segmentations of an earlier run, which go, or has no
-                segments; a new one if None.
+            segmentation_node: shows the segmentations of an earlier run, which go, but for the
+                segments that the user added, or has no segments; a new one if None.
             undo: gets what takes the change back.
 
         Returns:
@@ -207,6 +212,8 @@ class SegmentationSequence:
             volumes.check_output(segmentation_node)
             old = browser.GetSequenceNode(segmentation_node)
             if old is not None:
+                # What the node shows it shares with the item, so before it gets anything new.
+                self._take_over_segments(old)
                 # Before the node changes, for the sequence takes over what changes there.
                 undo.callback(_show, browser, old, segmentation_node)
                 _no_longer_show(browser, old)
@@ -228,6 +235,14 @@ class SegmentationSequence:
         undo.callback(_no_longer_show, browser, self._sequence)
         _show(browser, self._sequence, node)
         return node
+
+    def _take_over_segments(self, old) -> None:
+        """Copy the segments that the user added to the segmentations of an earlier run."""
+        for n in range(self._sequence.GetNumberOfDataNodes()):
+            item = old.GetDataNodeAtValue(self._sequence.GetNthIndexValue(n))
+            if item is not None:
+                target = self._sequence.GetNthDataNode(n).GetSegmentation()
+                copy_other_segments(item.GetSegmentation(), target, self._classes)
 
 
 def _show(browser, sequence, node) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import time
@@ -16,7 +17,7 @@ import numpy as np
 
 from ..checkpoints.card import ModelCard
 from ..checkpoints.header import find_checkpoint
-from ..errors import Cancelled, MRFUNetError, WorkerError
+from ..errors import Cancelled, MRFUNetError, WorkerError, lacks_memory, too_little_memory
 from ..inference.label_maps import decompress
 from ..inference.volume import Volume
 from . import folder as private
@@ -273,8 +274,12 @@ class Worker:
         read_result: Callable[[dict], Any],
         files: Sequence[Path],
     ) -> Job:
-        self._job = Job(process, request, read_result, files)
+        self._job = Job(process, request, read_result, files, self._forget_job)
         return self._job
+
+    def _forget_job(self) -> None:
+        # Its result may be large, and is nobody's but the caller's.
+        self._job = None
 
     def _ready_process(self) -> WorkerProcess:
         if self.busy:
@@ -311,8 +316,9 @@ class Job:
         request: protocol.Request,
         read_result: Callable[[dict], Any],
         files: Sequence[Path],
+        on_end: Callable[[], None],
     ) -> None:
-        """Send the request; `files` and folders are deleted when the job has ended."""
+        """Send the request; when the job ends, `files` and folders are deleted, `on_end` called."""
         self.state = "running"
         self.result: Any = None
         self.error: MRFUNetError | None = None
@@ -322,6 +328,7 @@ class Job:
         self._request = request
         self._read_result = read_result
         self._files = files
+        self._on_end = on_end
         self._deadline: float | None = None
         process.send(request)
 
@@ -403,16 +410,34 @@ class Job:
     def _show(self, sample: int) -> None:
         request = self._request
         folder = self._process.folder / request.folder
-        compressed = sampled.sample_file(folder, sample).read_bytes()
-        self.on_sample(sample, decompress(compressed, request.geometry.size[::-1]))
+        try:
+            compressed = sampled.sample_file(folder, sample).read_bytes()
+            labels = decompress(compressed, request.geometry.size[::-1])
+        except Exception as error:
+            self._process.send(protocol.Cancel(request.job))  # it would draw the others still
+            self._fail_to_read(error)
+        else:
+            self.on_sample(sample, labels)
 
     def _succeed(self, result: dict) -> None:
         try:
             self.result = self._read_result(result)
-        except (OSError, ValueError) as error:
-            self._finish(WorkerError(f"The result cannot be read ({error}). Run it again."))
+        except Exception as error:
+            self._fail_to_read(error)
         else:
             self._finish(None)
+
+    def _fail_to_read(self, error: Exception) -> None:
+        """End the job, whatever it was that reading its files raised."""
+        if lacks_memory(error):
+            self._finish(too_little_memory())
+        elif isinstance(error, OSError | ValueError):
+            self._finish(WorkerError(f"The result cannot be read ({error}). Run it again."))
+        else:
+            logging.error("MRFUNetSegmentation: a result cannot be read", exc_info=error)
+            text = f"The result cannot be read ({type(error).__name__}: {error}). Run it again, "
+            text += "and report this as a defect of the extension if it fails again."
+            self._finish(WorkerError(text))
 
     def _crash(self) -> WorkerError:
         code = self._process.exit_code()
@@ -434,8 +459,11 @@ class Job:
                 private.remove_sampled(file)
             with suppress(OSError):
                 file.unlink()
+        # Who is called may hold a volume, and a job that has ended may be kept for long.
+        self.on_progress = self.on_sample = None
         self.error = error
         self.state = "cancelled" if isinstance(error, Cancelled) else "failed" if error else "done"
+        self._on_end()
 
 
 def _save(file: Path, array: np.ndarray) -> None:

@@ -66,8 +66,8 @@ class WorkerProcess:
 
     @property
     def alive(self) -> bool:
-        """Whether it can take requests."""
-        return not self.ended and self._popen.poll() is None
+        """Whether it can take requests: not if the system has cleaned its folder away, say."""
+        return not self.ended and self._popen.poll() is None and self.folder.is_dir()
 
     def send(self, request: Request) -> None:
         """Send a request; that the process has died, or was ended, shows in `receive`."""

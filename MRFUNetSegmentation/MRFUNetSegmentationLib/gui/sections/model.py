@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 
 import qt
 import slicer
 
-from ...checkpoints.header import SUFFIX
+from ...checkpoints.header import SUFFIX, find_checkpoint, read_info
+from ...errors import CheckpointError
 from ..checkpoint_import import SUFFIXES
 from ..i18n import _
 from ..model_folder import ModelFolder
@@ -83,9 +85,20 @@ class ModelSection:
         ):
             widget.setVisible(imported)
 
-    def model_of(self, name: str) -> str:
-        """Return the model in the list whose card has a name; nothing if there is none."""
-        return next((entry.model for entry in self._entries if entry.name == name), "")
+    @property
+    def sha256(self) -> str | None:
+        """SHA-256 of the chosen model's checkpoint; None if there is none that can be read."""
+        return _sha256(self.chosen.model)
+
+    def model_of(self, name: str, sha256: str | None = None) -> str:
+        """Return the model in the list that made a result; nothing if there is none.
+
+        Args:
+            name: in the model's card.
+            sha256: of its checkpoint; any if None.
+        """
+        named = [entry.model for entry in self._entries if entry.name == name]
+        return next((model for model in named if sha256 in (None, _sha256(model))), "")
 
     def _search(self, text: str) -> None:
         self._searched = text
@@ -156,3 +169,18 @@ class ModelSection:
         if slicer.util.confirmOkCancelDisplay(question):
             self._folder.clear([self.chosen.model])
             self.show(self.chosen.model)
+
+
+def _sha256(model: str) -> str | None:
+    """Return the SHA-256 of a model's checkpoint; None if there is none that can be read."""
+    try:
+        path = find_checkpoint(model)
+        return _sha256_of_file(path, path.stat().st_mtime_ns)
+    except (CheckpointError, OSError):
+        return None
+
+
+@lru_cache(maxsize=256)
+def _sha256_of_file(path: Path, modified: int) -> str:
+    """Return the SHA-256 of a checkpoint file, which is read once as long as it is unmodified."""
+    return read_info(path).sha256()
