@@ -488,6 +488,28 @@ def test_loss_that_is_not_finite_ends_the_run_and_keeps_the_state(data, tmp_path
     assert (tmp_path / "run" / STATE_FILE).read_bytes() == before
 
 
+def test_a_run_without_stages_gives_weights_another_card(data, tmp_path):
+    """As brain-tissue-fast, which has the weights of brain-tissue."""
+    train(data, tmp_path / "first")
+    first = tmp_path / "first" / "small.safetensors"
+    text = TOML[: TOML.index("[[stages]]")].replace(
+        'name = "small"', 'name = "other"\nstages = []\nlogit_offsets = [1.0, 0.0, 0.0, 0.0, 0.0]'
+    )
+    (data / "other.toml").write_text(text, encoding="utf-8")
+    config = load_config(data / "other.toml")
+    with pytest.raises(ConfigError, match="--start-from must name the weights"):
+        prepare(config, data, tmp_path / "second", "cpu")
+    trainer = prepare(config, data, tmp_path / "second", "cpu", start_from=first)
+    assert trainer.run(report=lambda line: None)
+    before, after = load_checkpoint(first).network, load_checkpoint(trainer.checkpoint_file)
+    assert after.card.name == "other" and after.card.training["metrics"]
+    image = torch.rand(1, 1, 16, 20, 18)
+    with torch.no_grad():
+        change = after.network.unet(image) - before.unet(image)
+    expected = torch.tensor([1.0, 0, 0, 0, 0]).view(1, 5, 1, 1, 1)
+    torch.testing.assert_close(change, expected.expand_as(change), atol=1e-4, rtol=0)
+
+
 def test_card_that_cannot_be_is_reported_before_the_run(data, tmp_path):
     change(data, ('title = "Small"', 'title = ""'))
     with pytest.raises(ConfigError, match=r"makes no valid model: .*title: must not be empty"):

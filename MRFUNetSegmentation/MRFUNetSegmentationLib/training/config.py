@@ -299,7 +299,8 @@ class TrainingConfig:
         seed: seed of initial weights and of every training pair.
         network: hyper-parameters, and `type` as in model cards ("mrf-unet" if left out). An
             MRF-UNet with mrf = false is a U-Net on its own.
-        stages: one after the other.
+        stages: one after the other. With none, the weights that the run begins with get another
+            card, offsets or prior, and are validated.
         card: texts of the model card.
         label_maps: files below the data folder, from which images are synthesised.
         raters: real images with masks of several raters; either these or label maps.
@@ -356,8 +357,6 @@ class TrainingConfig:
             )
         if self.lesions is not None:
             self._check_lesions()
-        if not self.stages:
-            raise ConfigError("stages: at least one is needed")
         if self.precision not in PRECISIONS:
             raise ConfigError(
                 f"precision: must be one of {', '.join(PRECISIONS)}, got {self.precision!r}"
@@ -384,6 +383,8 @@ class TrainingConfig:
         self._check_validation()
 
     def _check_lesions(self) -> None:
+        if not self.stages:
+            raise ConfigError("stages: with lesions at least one is needed")
         if not self.label_maps:
             raise ConfigError("lesions: label_maps are needed to paint them into")
         if not self.classes:

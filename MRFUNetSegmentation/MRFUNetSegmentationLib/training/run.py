@@ -14,7 +14,7 @@ from ..checkpoints.load import load_checkpoint
 from ..errors import InputError
 from ..inference.devices import resolve_device
 from .card import BRAIN_TISSUE_CLASSES
-from .config import TrainingConfig
+from .config import ConfigError, TrainingConfig
 from .contact_sheet import write_contact_sheet
 from .labels import read_label_maps
 from .lesion_validation import lesion_cases
@@ -47,6 +47,8 @@ def prepare(
             kind, and the gradients are averaged.
         start_from: a bundled model or a checkpoint whose weights the run begins with.
     """
+    if not config.stages and start_from is None:
+        raise ConfigError("stages: without any, --start-from must name the weights")
     fabric = launched_fabric(device)
     checkpoint = None if start_from is None else load_checkpoint(start_from)
     read = _label_map_data if config.label_maps else _rater_data
@@ -56,7 +58,7 @@ def prepare(
         raise InputError(f"{folder}: is a file. Name a folder for the run.")
     folder.mkdir(parents=True, exist_ok=True)
     source, validation = read(config, data, folder, fabric)
-    if fabric.is_global_zero and not (folder / STATE_FILE).exists():
+    if config.stages and fabric.is_global_zero and not (folder / STATE_FILE).exists():
         colours = [c["color"] for c in config.classes or BRAIN_TISSUE_CLASSES]
         rng = Generator(fabric.device).manual_seed(config.seed)
         write_contact_sheet(folder / CONTACT_SHEET_FILE, source, config.stages, colours, rng)

@@ -112,6 +112,8 @@ class Trainer:
         report = report if first else lambda line: None
         meter = _Meter()
         start, over = time.monotonic(), False
+        if not self.config.stages:
+            self._validate(log, report)
         while not self.complete and not over:
             if self.step == self.config.latent_from:
                 # Until now samples differed by a latent that had learned nothing, at times by about
