@@ -40,7 +40,7 @@ def test_labelled_t1_reaches_the_bar_and_the_card_tells_the_scores(model, shared
     values = labels_of(folder / "vxm_test_aseg_label.nii.gz").astype(int)
     reference = tissue_table()[values]
     scores = {c: dice(labels == c, reference == c) for c in SCORED}
-    assert np.mean(list(scores.values())) >= 0.895
+    assert np.mean(list(scores.values())) >= 0.90
     metrics = segmenter.checkpoint.card.training["metrics"]
     for tissue, score in scores.items():
         name = metric_name(tissue, "voxelmorph_test_scan/vxm_test_T1.nii.gz")
@@ -52,7 +52,7 @@ def test_grey_matter_of_another_t1(brain_tissue, shared_data):
     labels = brain_tissue.segment(read_volume_file(folder / "T1.nii.gz")).labels
     probability = labels_of(folder / "GM_prob.nii.gz") / 255
     score = dice(labels == GREY_MATTER, probability > 0.5)
-    assert score == pytest.approx(0.861, abs=0.005)  # the README tells it
+    assert score == pytest.approx(0.858, abs=0.005)  # the README tells it
 
 
 @pytest.mark.parametrize(

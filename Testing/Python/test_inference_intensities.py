@@ -66,6 +66,22 @@ def test_borders_become_those_of_the_image(bias, dark):
     assert dice(after, labels, 1) > 0.96
 
 
+def test_a_lesion_stays_in_the_segment_that_the_network_gives_it():
+    """It is unlike both segments, and likelier in the one of the wider Gaussian."""
+    labels = truth()
+    noise = torch.randn(SHAPE, generator=torch.Generator().manual_seed(1))
+    image = torch.where(labels == 2, 0.8 + 0.1 * noise, 0.3 + 0.03 * noise).clamp(0.01, 1)
+    lesion = ball((30, 25, 6), 2.5, SHAPE) & (labels == 1)
+    image = torch.where(lesion, 0.6, torch.where(labels > 0, image, 0.0))
+    sharpened = with_intensities(one_hot(labels), image, SEGMENTS, SPACING, started_run())
+    assert lesion.sum() > 50
+    assert (sharpened.argmax(0)[lesion] == 1).all()
+    # And yet the image has its say: what it shows to be the other segment becomes that.
+    other = torch.where(lesion, 0.8, image)
+    changed = with_intensities(one_hot(labels, 0.6), other, SEGMENTS, SPACING, started_run())
+    assert (changed.argmax(0)[lesion] == 2).all()
+
+
 def test_background_and_sums_stay():
     labels = truth()
     posterior = one_hot(torch.roll(labels, 2, dims=2), 0.8)
