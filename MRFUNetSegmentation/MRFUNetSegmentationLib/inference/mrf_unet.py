@@ -26,7 +26,7 @@ class MRFUNetPredictor:
         mrf: whether the network's MRF is used, if it has one.
     """
 
-    begins = {RESAMPLING: 0.0, UNET: 0.02, MEAN_FIELD: 0.38, INTENSITIES: 0.65, BACK: 0.95}  # noqa: RUF012
+    begins = {RESAMPLING: 0.0, UNET: 0.05, MEAN_FIELD: 0.41, INTENSITIES: 0.7, BACK: 0.94}  # noqa: RUF012
     crops = True
 
     def __init__(
