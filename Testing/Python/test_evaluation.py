@@ -262,6 +262,16 @@ class TestPictures:
         assert np.argwhere(red[:, :24]).tolist() == [[5 + 4, i] for i in range(4)]
         assert red[:, 24:28].all() and not red[:, 28:].any()
 
+    @pytest.mark.parametrize(
+        ("shape", "drawn"),
+        [((1, 30, 24), (30, 24)), ((20, 1, 24), (20, 24)), ((20, 30, 1), (30, 2))],
+    )
+    def test_a_single_slice_is_drawn_without_stripes(self, shape, drawn):
+        """Sagittal ones are a stripe in both planes that are drawn."""
+        array = np.random.RandomState(0).rand(*shape) + 1
+        volume = Volume(array, Geometry(shape[::-1], (1.0, 1.0, 1.0)))
+        assert planes(volume, None, {}, tuple(n // 2 for n in shape)).shape == (*drawn, 3)
+
     def test_pages_of_many_scans(self, tmp_path):
         panel = Panel(np.zeros((8, 8, 3)), "scan")
         files = draw_grid(tmp_path / "scans.png", [(str(n), [panel, None]) for n in range(13)])

@@ -11,7 +11,7 @@ import torch
 
 from ..boxes import occupied_box
 from ..inference.grid import ModelGrid
-from ..inference.volume import Volume
+from ..inference.volume import MINIMUM_SIDE, Volume
 from ..uncertainty.calibration import ReliabilityDiagram
 from .packages import need
 from .statistics import Mean
@@ -37,6 +37,8 @@ def planes(
 ) -> np.ndarray:
     """Draw the axial and the coronal plane through a voxel, side by side.
 
+    Of a few slices that is the plane they lie in, axial or coronal, alone: the other is a stripe.
+
     Args:
         volume: the scan.
         masks: [k, j, i] bool of each structure, drawn over it; None draws the scan alone.
@@ -53,7 +55,9 @@ def planes(
     low, high = _window(volume.array)
     shown = _bright_box(grid.reorient(torch.from_numpy(volume.array)).numpy(), low, high)
     parts = []
-    for normal, (right, down) in ((2, (0, 1)), (1, (0, 2))):
+    both = ((2, (0, 1)), (1, (0, 2)))
+    whole = [plane for plane in both if grid.shape[plane[1][1]] >= MINIMUM_SIDE]
+    for normal, (right, down) in whole or both:
 
         def plane(array, normal=normal, down=down):
             part = grid.reorient(torch.from_numpy(array)).numpy()
