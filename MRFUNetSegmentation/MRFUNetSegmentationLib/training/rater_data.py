@@ -32,7 +32,7 @@ from ..inference.grid import ModelGrid
 from ..inference.image_files import read_image
 from ..inference.normalise import percentile_normalise
 from ..inference.volume import MINIMUM_SIDE, Geometry
-from .card import NORMALISATION, ORIENTATION
+from .card import BRAIN_TISSUE_CLASSES, NORMALISATION, ORIENTATION
 from .config import TrainingConfig
 
 _ONE_FOR_255 = ": it needs 1 in place of 255"
@@ -120,7 +120,8 @@ def write_held_back(config: TrainingConfig, data: Path, path: Path) -> None:
         path: the TOML file to write.
     """
     raters = config.raters
-    structures = {c["name"]: c["value"] for c in config.classes if not c.get("background")}
+    classes = config.classes or BRAIN_TISSUE_CLASSES
+    structures = {c["name"]: c["value"] for c in classes if not c.get("background")}
     text = [f"title = {_quoted(f'Held back from {config.name}')}"]
     text.append(f"structures = [{', '.join(map(_quoted, structures))}]\n")
     for name, image in _images(data / raters.images).items():
