@@ -1,5 +1,6 @@
 """What the bundled models do on real scans. Without the scans these tests are skipped."""
 
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,14 @@ def test_grey_matter_of_another_t1(brain_tissue, shared_data):
     probability = labels_of(folder / "GM_prob.nii.gz") / 255
     score = dice(labels == GREY_MATTER, probability > 0.5)
     assert score == pytest.approx(0.858, abs=0.005)  # the README tells it
+
+
+def test_contrasts_of_one_brain_agree_as_far_as_is_told(brain_tissue, shared_data):
+    files = [shared_data / f"open_ms_MNI/patient26_{c}.nii.gz" for c in ("T1", "T2", "FLAIR")]
+    labels = [brain_tissue.segment(read_volume_file(file)).labels for file in files]
+    segments = [c.value for c in brain_tissue.checkpoint.card.segments]
+    scores = [dice(a == s, b == s) for a, b in combinations(labels, 2) for s in segments]
+    assert np.mean(scores) == pytest.approx(0.766, abs=0.005)  # README and card tell it
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from ..errors import MRFUNetError
 
+HELD_BACK_FILE = "held-back.toml"
+
 
 def add_parser(commands) -> argparse.ArgumentParser:
     """Add the command's arguments."""
@@ -58,6 +60,8 @@ def run(options: argparse.Namespace) -> int:
         config, options.data, options.output, options.device, start_from=options.start_from
     )
     first = trainer.fabric.is_global_zero
+    if first and config.raters is not None and config.raters.held_back:
+        _write_held_back(config, options.data, options.output / HELD_BACK_FILE)
     if first:
         print(f"training on {trainer.source.description}")
     try:
@@ -73,3 +77,18 @@ def run(options: argparse.Namespace) -> int:
         if trainer.checkpoint_file.exists():
             print(f"best network: {trainer.checkpoint_file}")
     return leave(0)
+
+
+def _write_held_back(config, data: Path, path: Path) -> None:
+    """List what a run holds back, for `mrfunet evaluate`."""
+    from ..evaluation.cases import Case, write_case_list
+    from ..training.card import BRAIN_TISSUE_CLASSES
+    from ..training.rater_data import held_back
+
+    classes = config.classes or BRAIN_TISSUE_CLASSES
+    values = {c["name"]: (c["value"],) for c in classes if not c.get("background")}
+    cases = [
+        Case(name, image, raters=tuple(masks), values=values)
+        for name, (image, masks) in held_back(config, data).items()
+    ]
+    write_case_list(path, f"Held back from {config.name}", list(values), cases)

@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -209,6 +211,39 @@ def load_case_list(path: Path, data: Path) -> CaseList:
                     f"{case.name}: {data / name} is not there. Check the path and --data."
                 )
     return cases
+
+
+def write_case_list(
+    path: Path, title: str, structures: Sequence[str], cases: Sequence[Case]
+) -> None:
+    """Write a list of scans that several raters have marked.
+
+    Args:
+        path: TOML file.
+        title: of the report.
+        structures: to score.
+        cases: of which name, image, raters and values are written.
+    """
+    lines = [f"title = {_quoted(title)}", f"structures = {_listed(structures)}"]
+    for case in cases:
+        lines += [
+            "",
+            "[[cases]]",
+            f"name = {_quoted(case.name)}",
+            f"image = {_quoted(case.image)}",
+            f"raters = {_listed(case.raters)}",
+            *(f"values.{_quoted(s)} = {list(values)}" for s, values in case.values.items()),
+        ]
+    path.write_text("\n".join([*lines, ""]), encoding="utf-8")
+
+
+def _quoted(text: str) -> str:
+    """Return a basic string of TOML, whose escapes are those of JSON."""
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _listed(texts: Sequence[str]) -> str:
+    return f"[{', '.join(map(_quoted, texts))}]"
 
 
 def load_case(case: Case, cases: CaseList, data: Path) -> LoadedCase:

@@ -94,8 +94,8 @@ def score_samples(
     drawn = _label_maps([samples[s] for s in names])
     marked = _label_maps([raters[s] for s in names])
     distances = {}
-    few = [n for n in numbers if not n > len(drawn) > 1]
-    for n in few or [len(drawn)]:
+    possible = [n for n in numbers if n <= len(drawn) or len(drawn) == 1]
+    for n in possible or [len(drawn)]:
         first = drawn[:n]
         distances[n] = Distances(
             generalised_energy_distance(first, marked, classes),

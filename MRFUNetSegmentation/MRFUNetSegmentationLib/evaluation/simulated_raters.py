@@ -22,6 +22,7 @@ from ..training.config import TrainingConfig, load_config
 from ..training.labels import read_label_maps
 from ..training.lesions import read_lesion_maps, synthesise_lesions
 from ..training.synthesis.draw import Draw
+from .cases import Case, write_case_list
 
 CASES = "cases.toml"
 CONFIGURATION = Path(training_config.__file__).parent / "configs" / "white-matter-lesions.toml"
@@ -54,7 +55,7 @@ def write_scans(config: TrainingConfig, masks: Sequence[str], data: Path, folder
     lesion_maps = read_lesion_maps([data / n for n in masks])
     geometry = Geometry(SHAPE, (SPACING,) * 3, direction=_RAS)
     structure = next(c["name"] for c in config.classes if not c.get("background"))
-    entries = [f'title = "Simulated raters"\nstructures = ["{structure}"]\n']
+    cases = []
     pairs = [(lesions, anatomy) for lesions in lesion_maps for anatomy in label_maps]
     for seed, (lesion_map, label_map) in enumerate(pairs):
         rng = Generator().manual_seed(seed)
@@ -68,13 +69,10 @@ def write_scans(config: TrainingConfig, masks: Sequence[str], data: Path, folder
             marks = lesions.mark(painting.raters, draw).numpy().T.astype(np.uint8)
             raters.append(f"{name}_rater{number}.nii.gz")
             write_label_map(folder / raters[-1], np.ascontiguousarray(marks), geometry)
-        listed = ", ".join(f'"{r}"' for r in raters)
-        entries.append(
-            f'[[cases]]\nname = "{_stem(lesion_map.name)} in {_stem(label_map.name)}"\n'
-            f'image = "{name}.nii.gz"\nraters = [{listed}]\nvalues."{structure}" = [1]\n'
-        )
+        title = f"{_stem(lesion_map.name)} in {_stem(label_map.name)}"
+        cases.append(Case(title, f"{name}.nii.gz", raters=tuple(raters), values={structure: (1,)}))
     path = folder / CASES
-    path.write_text("\n".join(entries), encoding="utf-8")
+    write_case_list(path, "Simulated raters", [structure], cases)
     return path
 
 

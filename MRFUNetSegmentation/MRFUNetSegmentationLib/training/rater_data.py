@@ -15,11 +15,10 @@ intensities are normalised over each file, as there.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
@@ -32,7 +31,7 @@ from ..inference.grid import ModelGrid
 from ..inference.image_files import read_image
 from ..inference.normalise import percentile_normalise
 from ..inference.volume import MINIMUM_SIDE, Geometry
-from .card import BRAIN_TISSUE_CLASSES, NORMALISATION, ORIENTATION
+from .card import NORMALISATION, ORIENTATION
 from .config import TrainingConfig
 
 _ONE_FOR_255 = ": it needs 1 in place of 255"
@@ -111,38 +110,22 @@ def read_rater_cases(config: TrainingConfig, data: Path) -> RaterCases:
     return RaterCases(tuple(training), tuple(validation))
 
 
-def write_held_back(config: TrainingConfig, data: Path, path: Path) -> None:
-    """Write the cases that a configuration holds back as a list for `mrfunet evaluate`.
+def held_back(config: TrainingConfig, data: Path) -> dict[str, tuple[str, list[str]]]:
+    """Return image and raters' masks of the cases that a configuration holds back, by name.
 
     Args:
         config: a run whose `raters` are given.
-        data: folder below which they lie; paths in the list are relative to it.
-        path: the TOML file to write.
+        data: folder below which they lie; the paths are relative to it.
     """
     raters = config.raters
-    classes = config.classes or BRAIN_TISSUE_CLASSES
-    structures = {c["name"]: c["value"] for c in classes if not c.get("background")}
-    text = [f"title = {_quoted(f'Held back from {config.name}')}"]
-    text.append(f"structures = [{', '.join(map(_quoted, structures))}]\n")
-    for name, image in _images(data / raters.images).items():
-        if not _named(name, raters.held_back):
-            continue
-        masks = [str(PurePosixPath(raters.masks, name, p.name))
-                 for p in _files(data / raters.masks / name)]  # fmt: skip
-        text += [
-            "[[cases]]",
-            f"name = {_quoted(name)}",
-            f"image = {_quoted(str(PurePosixPath(raters.images, image.name)))}",
-            f"raters = [{', '.join(map(_quoted, masks))}]",
-            *(f"values.{_quoted(name)} = [{value}]" for name, value in structures.items()),
-            "",
-        ]
-    path.write_text("\n".join(text), encoding="utf-8")
-
-
-def _quoted(text: str) -> str:
-    """Return a basic string of TOML, whose escapes are those of JSON."""
-    return json.dumps(text, ensure_ascii=False)
+    return {
+        name: (
+            f"{raters.images}/{image.name}",
+            [f"{raters.masks}/{name}/{mask.name}" for mask in _files(data / raters.masks / name)],
+        )
+        for name, image in _images(data / raters.images).items()
+        if _named(name, raters.held_back)
+    }
 
 
 def _named(name: str, patterns: Sequence[str]) -> bool:

@@ -19,14 +19,13 @@ from .contact_sheet import write_contact_sheet
 from .labels import read_label_maps
 from .lesion_validation import lesion_cases
 from .lesions import read_lesion_maps
-from .rater_data import read_rater_cases, write_held_back
+from .rater_data import read_rater_cases
 from .rater_validation import RaterValidation
 from .sources import LesionSource, RaterSource, Source, SynthesisSource
 from .trainer import STATE_FILE, Trainer
 from .validation import TissueValidation, Validation
 
 CONTACT_SHEET_FILE = "contact-sheet.png"
-HELD_BACK_FILE = "held-back.toml"
 
 
 def prepare(
@@ -41,8 +40,7 @@ def prepare(
     Args:
         config: the run.
         data: folder below which its files lie.
-        folder: of the run; also receives a picture of training pairs when the run begins, and
-            the list of the cases that it holds back, for `mrfunet evaluate`.
+        folder: of the run; also receives a picture of training pairs when the run begins.
         device: as of `resolve_device`. Under `torchrun` every process takes one device of this
             kind, and the gradients are averaged.
         start_from: a bundled model or a checkpoint whose weights the run begins with.
@@ -137,8 +135,6 @@ def _rater_data(
     config: TrainingConfig, data: Path, folder: Path, fabric: Fabric
 ) -> tuple[Source, Validation | None]:
     cases = read_rater_cases(config, data)
-    if config.raters.held_back and fabric.is_global_zero:
-        write_held_back(config, data, folder / HELD_BACK_FILE)
     source = RaterSource(cases.training, config.raters, fabric.device)
     if not (cases.validation and fabric.is_global_zero):
         return source, None
