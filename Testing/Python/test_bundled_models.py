@@ -48,6 +48,17 @@ def test_labelled_t1_reaches_the_bar_and_the_card_tells_the_scores(model, shared
         assert metrics[name] == pytest.approx(score, abs=0.005)
 
 
+def test_entropy_is_as_high_as_errors_call_for(brain_tissue, shared_data):
+    """At these means the probabilities are calibrated; twice as much hides the borders."""
+    folder = shared_data / "voxelmorph_test_scan"
+    volume = read_volume_file(folder / "vxm_test_T1.nii.gz")
+    entropy = brain_tissue.segment(volume, maps=["entropy"]).maps["entropy"]
+    values = labels_of(folder / "vxm_test_aseg_label.nii.gz").astype(int)
+    reference = tissue_table()[values]
+    assert entropy[reference == GREY_MATTER].mean() == pytest.approx(0.42, abs=0.05)
+    assert entropy[reference == WHITE_MATTER].mean() == pytest.approx(0.23, abs=0.05)
+
+
 def test_grey_matter_of_another_t1(brain_tissue, shared_data):
     folder = shared_data / "niimath_bitmap"
     labels = brain_tissue.segment(read_volume_file(folder / "T1.nii.gz")).labels

@@ -36,6 +36,10 @@ _LIKELIHOOD_WEIGHT = 0.4
 # T2 no longer are; on T1 Dice changes by 0.002 at most. Larger ones lose borders.
 _OUTLIERS = 0.1
 _ITERATIONS = 2
+# Exponent of the result, which with a, b and c alone doubts too much: with it the probabilities of
+# the labels on the VoxelMorph T1 and the MNI152 average are right within 0.02 (expected calibration
+# error; 0.11 and 0.07 without). It changes no label on the model's grid.
+_SHARPNESS = 1.75
 _LOG_OUTLIERS, _LOG_TWO_PI = math.log(_OUTLIERS), math.log(2 * math.pi)
 # Standard deviation of the blur of the posterior, mm: what the borders drawn by the network are
 # off by in scans.
@@ -95,7 +99,8 @@ def _sorted_anew(
     responsibilities = posterior[segments][examples]
     for iteration in range(_ITERATIONS):
         # Only the last turn is for all voxels, those before are for the next one's examples.
-        where = examples if iteration < _ITERATIONS - 1 else (...,)
+        last = iteration == _ITERATIONS - 1
+        where = (...,) if last else examples
         energy = torch.empty_like(prior[where])
         for n, responsibility in enumerate(responsibilities):
             mean, variance = _local_moments(image[examples], responsibility, apart)
@@ -103,7 +108,8 @@ def _sorted_anew(
             done = iteration * len(segments) + n + 1
             run.advance(done / (_ITERATIONS * len(segments)))
         energy *= _LIKELIHOOD_WEIGHT
-        responsibilities = energy.add_(prior[where]).softmax(0).mul_(share[where])
+        energy.add_(prior[where]).mul_(_SHARPNESS if last else 1.0)
+        responsibilities = energy.softmax(0).mul_(share[where])
     result = posterior.clone()
     result[segments] = responsibilities
     return result
