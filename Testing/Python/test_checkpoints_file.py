@@ -19,6 +19,7 @@ from MRFUNetSegmentationLib.checkpoints.load import (
     save_checkpoint,
 )
 from MRFUNetSegmentationLib.errors import CheckpointError, OutputError
+from MRFUNetSegmentationLib.gui.model_list import describe_model
 from safetensors.torch import load_file, save_file
 
 
@@ -200,6 +201,35 @@ def test_text_and_json_that_is_no_header(tmp_path):
     refused(path, "not a safetensors file")
     path.write_bytes(struct.pack("<Q", 14) + b'{"a":"tensor"}')
     refused(path, "damaged")
+
+
+def test_header_and_card_that_are_no_tables(tmp_path):
+    path = tmp_path / "odd.safetensors"
+    deep = b"[" * 200_000
+    path.write_bytes(struct.pack("<Q", len(deep)) + deep)
+    refused(path, "not a safetensors file")
+    for card in (b"7", b'"' + b"[" * 200_000 + b'"'):
+        header = b'{"__metadata__": {"card": ' + card + b"}}"
+        path.write_bytes(struct.pack("<Q", len(header)) + header)
+        refused(path, "the model card is no JSON")
+        assert "no JSON" in describe_model(str(path)).problem
+
+
+def test_card_of_a_network_that_no_memory_holds(rewrite):
+    def change(card):
+        card["architecture"]["encoder"] = [10**5] * len(card["architecture"]["encoder"])
+        return card
+
+    refused(rewrite(change_card=change), "has shape")
+
+
+@pytest.mark.parametrize(("name", "value"), [("w", 0.0), ("iterations", 10.5), ("iterations", 0)])
+def test_impossible_mean_field(rewrite, name, value):
+    def change(card):
+        card["architecture"][name] = value
+        return card
+
+    refused(rewrite(change_card=change), "architecture cannot be built", f"{value}")
 
 
 def test_safetensors_without_card(rewrite):

@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from MRFUNetSegmentationLib.cli import preview as preview_module
+from MRFUNetSegmentationLib.cli import segment as segment_module
 from MRFUNetSegmentationLib.cli.main import main
 from MRFUNetSegmentationLib.cli.preview import preview
+from MRFUNetSegmentationLib.cli.results import ResultFolder
+from MRFUNetSegmentationLib.errors import OutputError
 from MRFUNetSegmentationLib.inference.result_files import read_result_folder
-from MRFUNetSegmentationLib.inference.volume import Volume
+from MRFUNetSegmentationLib.inference.volume import Geometry, Volume
 from test_inference_engine import head
 from test_inference_volume import write_dicom
 
@@ -204,6 +207,55 @@ def test_failures_are_one_line_and_exit_code_1(segment, tmp_path, capsys, argume
 def test_debug_shows_the_traceback(segment):
     with pytest.raises(Exception, match="no such device"):
         segment("--device", "tpu", "--debug")
+
+
+def test_results_of_a_run_that_has_ended_in_the_meantime_are_kept(tmp_path):
+    first, second = (ResultFolder(tmp_path / "out", overwrite=False) for _ in range(2))
+    with first.writing() as partial:
+        (partial / "report.json").write_text("first", encoding="utf-8")
+    with (
+        pytest.raises(OutputError, match=r"already holds report\.json"),
+        second.writing() as partial,
+    ):
+        (partial / "report.json").write_text("second", encoding="utf-8")
+    assert names(tmp_path / "out") == {"report.json"}
+    assert (tmp_path / "out" / "report.json").read_text(encoding="utf-8") == "first"
+
+
+def test_axes_that_the_results_cannot_hold(segment, scan, tmp_path, capsys):
+    """NIfTI would move the result beside the scan."""
+    image = sitk.ReadImage(str(scan))
+    image.SetDirection((1, 0.3, 0, 0, 1, 0, 0, 0, 1))
+    path = tmp_path / "sheared.nrrd"
+    sitk.WriteImage(image, str(path))
+    assert segment(source=path) == 1
+    assert "not at right angles" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "too little memory"),
+        (PermissionError(13, "Permission denied", "/locked/scan.nii"), "/locked/scan.nii: no perm"),
+    ],
+)
+def test_failures_of_the_system_are_no_defects(segment, monkeypatch, capsys, error, said):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(segment_module, "read_volume_file", fail)
+    assert segment() == 1
+    printed = capsys.readouterr().err
+    assert said in printed and "unexpected" not in printed
+
+
+def test_picture_of_a_few_bright_voxels():
+    array = np.zeros((110, 110, 110), np.float32)
+    array[50, 50, 51] = 5  # not among those that the window is taken from
+    volume = Volume(array, Geometry(array.shape[::-1], (1.0, 1.0, 1.0)))
+    picture = preview(volume, np.zeros(array.shape, np.uint8), ())
+    assert picture.shape[2] == 3
 
 
 def test_output_that_is_a_file(segment, tmp_path, capsys):

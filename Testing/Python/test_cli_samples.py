@@ -13,6 +13,7 @@ import pytest
 import SimpleITK as sitk
 from MRFUNetSegmentationLib.cli import results
 from MRFUNetSegmentationLib.cli.main import main
+from MRFUNetSegmentationLib.cli.segment import _interval
 from MRFUNetSegmentationLib.errors import InputError
 from MRFUNetSegmentationLib.inference.result_files import read_result_folder
 from sampling_tools import read, write_model, write_scan
@@ -96,10 +97,22 @@ def test_files_say_what_the_written_samples_are(segment, scan, tmp_path, capsys)
         column = [float(row[f"{structure['segment_id']}_ml"]) for row in table]
         assert column == pytest.approx(list(volumes), abs=6e-4)
         assert entry["volume_ml"] == pytest.approx((consensus == value).sum() * ml, rel=1e-3)
-    assert "90 % of 5 samples" in capsys.readouterr().out
+    assert "from the least to the largest of 5 samples" in capsys.readouterr().out
     # Image, consensus, disagreement, and five samples in two rows.
     height, width = read(out / "preview.png").shape[:2]
     assert height * 3 == width * 5
+
+
+@pytest.mark.parametrize(
+    ("samples", "said"),
+    [
+        (1, ""),
+        (18, ", 1.0 to 2.0 ml from the least to the largest of 18 samples"),
+        (19, ", 1.0 to 2.0 ml in 90 % of 19 samples"),
+    ],
+)
+def test_an_interval_is_called_what_it_is(samples, said):
+    assert _interval({"p5": 1.0, "p95": 2.0}, samples) == said
 
 
 def test_seeds(segment, tmp_path):

@@ -166,6 +166,30 @@ def test_too_small_for_the_network(segmenter):
     assert "at least 8" in str(caught.value)
 
 
+def test_too_large_for_a_head(segmenter):
+    """As where micrometres are taken for millimetres: no memory would hold its grid."""
+    array = head((20, 24, 22))
+    with pytest.raises(InputError, match=r"covers .*24000.* mm, which is no head. Check the voxel"):
+        segmenter.segment(Volume(array, geometry(array, (1000, 1000, 1000))))
+
+
+@pytest.mark.parametrize("padding", [-1000, -32768, -(2**31)])
+def test_padding_is_no_grey_value(segmenter, padding):
+    array = head().round().astype(np.int32)
+    array[:3] = 0
+    padded = array.copy()
+    padded[:2] = padding
+    expected = segmenter.segment(Volume(array, geometry(array))).labels
+    found = segmenter.segment(Volume(padded, geometry(array))).labels
+    assert (found == expected)[4:].mean() > 0.99
+
+
+def test_what_is_said_of_a_volume_is_said_of_the_result(segmenter):
+    array = head()
+    volume = Volume(array, geometry(array), ("It is upside down.",))
+    assert segmenter.segment(volume).warnings == ["It is upside down."]
+
+
 def test_a_network_for_volumes_takes_no_single_slices(segmenter):
     array = head((3, 60, 60))
     with pytest.raises(InputError, match=r"only 60 x 60 x 3 voxels.* at least 8 along every axis"):

@@ -85,6 +85,81 @@ def test_nifti_files_that_itk_does_not_mind(save, damage):
     np.testing.assert_array_equal(read_volume_file(path).array, array)
 
 
+@pytest.mark.parametrize("pixel", [np.int16, np.float32])
+@pytest.mark.parametrize("name", ["image.nii.gz", "image.nii", "IMAGE.NII.GZ", "image.hdr"])
+def test_nifti_files_that_are_not_whole(save, pixel, name):
+    """ITK's reader makes zeros or noise of what is missing, and says nothing."""
+    path = save(sitk.GetImageFromArray((1000 * noise((20, 20, 20))).astype(pixel)), name.lower())
+    path = path.rename(path.with_name(name))
+    assert read_volume_file(path).array.shape == (20, 20, 20)
+    voxels = path.with_suffix(".img") if path.suffix == ".hdr" else path
+    whole = voxels.read_bytes()
+    voxels.write_bytes(whole[: len(whole) // 2])
+    refused(lambda: read_volume_file(path), str(path), "truncated", "Get it again")
+    if name.lower().endswith(".gz"):
+        voxels.write_bytes(whole[:9000] + bytes([whole[9000] ^ 255]) + whole[9001:])
+        refused(lambda: read_volume_file(path), str(path))  # by ITK or by us
+
+
+def with_header(path, offset: int, kind: str, *values) -> None:
+    content = bytearray(path.read_bytes())
+    entry = np.array(values, f"<{kind}").tobytes()
+    content[offset : offset + len(entry)] = entry
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("units", [2, 3])
+def test_a_scan_in_two_places(save, units):
+    """Of qform and sform ITK takes one; who looks at the other sees the results elsewhere."""
+    image = sitk.GetImageFromArray(noise())
+    c, s = np.cos(0.4), np.sin(0.4)
+    image.SetSpacing((1.0, 2.0, 1.5))
+    image.SetDirection((c, 0, s, 0, -1, 0, -s, 0, c))  # left-handed: qfac of -1
+    path = save(image, "image.nii")
+    assert read_volume_file(path).warnings == ()
+    mm = 1 if units == 2 else 1000
+    with_header(path, 123, "u1", units)
+    rows = [-c * mm, 0, 30 * mm, -s * mm, 0, 0, 0, 2 * mm, 0, 0, 0, 5 * mm]
+    with_header(path, 280, "f4", *rows)
+    with_header(path, 254, "i2", 2)
+    (warning,) = read_volume_file(path).warnings
+    assert "two places" in warning and "Slicer" in warning
+    with_header(path, 254, "i2", 0)
+    assert read_volume_file(path).warnings == ()
+
+
+def test_axes_that_nifti_cannot_hold(save):
+    path = save(sitk.GetImageFromArray(noise()), "image.nii")
+    with_header(path, 252, "i2", 0, 1)
+    with_header(path, 280, "f4", -1, 0.5, 0, 0, 0, -1, 0, 0, 0, 0, 1, 0)
+    refused(lambda: read_volume_file(path), str(path), "not at right angles", "Resample")
+
+
+@pytest.mark.parametrize("alpha", [False, True])
+def test_pictures(save, alpha):
+    """Grey ones in colours count as grey, and resolution in print is none in space."""
+    grey = np.random.default_rng(0).integers(0, 256, (20, 30), dtype=np.uint8)
+    colours = [grey] * 3 + [np.full_like(grey, 255)] * alpha
+    path = save(sitk.GetImageFromArray(np.stack(colours, -1), isVector=True), "picture.png")
+    volume = read_volume_file(path)
+    np.testing.assert_array_equal(volume.array, grey[None])
+    tiff = sitk.GetImageFromArray(grey)
+    tiff.SetSpacing((25.4 / 300, 25.4 / 300))
+    assert read_volume_file(save(tiff, "print.tiff")).geometry.spacing == (1, 1, 1)
+    colours[1] = 255 - grey
+    path = save(sitk.GetImageFromArray(np.stack(colours, -1), isVector=True), "colour.png")
+    refused(lambda: read_volume_file(path), "components", "one component")
+
+
+def test_name_that_itk_cannot_take(tmp_path):
+    path = tmp_path / b"J\xfcrgen.nii".decode("utf-8", "surrogateescape")
+    try:
+        path.write_bytes(b"")
+    except OSError:
+        pytest.skip("this system has no such names")
+    refused(lambda: read_volume_file(path), "encoding", "Rename")
+
+
 def test_volume_of_voxels_whose_axes_are_not_at_right_angles():
     tilted = (1, 0, 0, 0, 1, np.sin(0.35), 0, 0, np.cos(0.35))
     geometry = Geometry((12, 11, 10), (1.0, 2.0, 3.0), direction=tilted)
@@ -147,8 +222,16 @@ def test_empty_folder(tmp_path):
     refused(lambda: read_volume_file(tmp_path), "no DICOM series")
 
 
-def write_dicom(folder, array: np.ndarray, positions, series: str) -> None:
-    """Write an axial series, a file for each slice, as scanners and archives do."""
+def write_dicom(folder, array: np.ndarray, positions, series: str, tilt: float = 0.0) -> None:
+    """Write an axial series, a file for each slice, as scanners and archives do.
+
+    Args:
+        folder: made if need be.
+        array: (k, j, i).
+        positions: of the slices, mm.
+        series: UID.
+        tilt: how far a slice lies beside the one before, by the distance of the two.
+    """
     folder.mkdir(exist_ok=True)
     writer = sitk.ImageFileWriter()
     writer.KeepOriginalImageUIDOn()
@@ -162,7 +245,7 @@ def write_dicom(folder, array: np.ndarray, positions, series: str) -> None:
             "0020|000d": "1.2.3.4",
             "0020|000e": series,
             "0020|0013": str(n),
-            "0020|0032": f"-10\\-20\\{z}",
+            "0020|0032": f"-10\\{-20 + tilt * z}\\{z}",
             "0020|0037": "1\\0\\0\\0\\1\\0",
             "0018|0050": "2.0",
         }
@@ -186,6 +269,19 @@ def test_dicom_series_with_a_missing_slice(tmp_path):
     positions = [2.0 * n + (2.0 if n > 5 else 0.0) for n in range(10)]
     write_dicom(tmp_path / "d", array, positions, "1.2.3.5")
     refused(lambda: read_volume_file(tmp_path / "d"), "4.00 mm instead of 2.00 mm after slice 6")
+
+
+@pytest.mark.parametrize(
+    ("positions", "tilt", "words"),
+    [
+        ([2.0 * n for n in range(10)], 0.27, ("0.54 mm beside", "tilted")),
+        ([7.0] * 10, 0.0, ("in one place", "covers the head")),
+    ],
+)
+def test_dicom_series_that_is_no_stack(tmp_path, positions, tilt, words):
+    array = np.random.default_rng(0).integers(0, 900, SHAPE, dtype=np.int16)
+    write_dicom(tmp_path / "d", array, positions, "1.2.3.5", tilt)
+    refused(lambda: read_volume_file(tmp_path / "d"), *words)
 
 
 def test_folder_of_two_series(tmp_path):

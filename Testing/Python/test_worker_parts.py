@@ -81,6 +81,15 @@ def test_folders_of_the_living_are_kept(temporary):
     assert not private.exists()
 
 
+def test_links_to_other_folders_are_not_followed(temporary, tmp_path_factory):
+    other = tmp_path_factory.mktemp("other")
+    (other / "precious.npy").write_bytes(b"years of work")
+    os.utime(other, (0, 0))
+    (temporary / f"{folder.PREFIX}link").symlink_to(other, target_is_directory=True)
+    folder.remove_stale()
+    assert (other / "precious.npy").exists()
+
+
 def test_only_what_belongs_to_the_worker_is_deleted(temporary):
     stale = leave_behind(temporary, "with something else")
     (stale / "thesis.docx").write_bytes(b"years of work")

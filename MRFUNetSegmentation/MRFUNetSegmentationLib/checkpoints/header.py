@@ -87,7 +87,7 @@ def read_info(path: Path) -> CheckpointInfo:
         )
     try:
         card = json.loads(metadata[CARD_KEY])
-    except ValueError as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise CheckpointError(
             f"{path}: the model card is no JSON ({error}). {_GET_AGAIN}."
         ) from error
@@ -119,7 +119,7 @@ def _read_header(path: Path) -> tuple[dict, int]:
             f"{path}: the file cannot be read ({error.strerror}). "
             "Check the path and its permissions."
         ) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(
             f"{path}: not a safetensors file (its header is no JSON). "
             "Choose a checkpoint of this program."

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from .. import __version__
-from ..errors import MRFUNetError
+from ..errors import MRFUNetError, lacks_memory, too_little_memory
 from . import benchmark, convert, demo, evaluate, models, segment, train, view
 
 FAILURE = 1
@@ -30,7 +30,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _one_line(error: Exception) -> str:
+    if lacks_memory(error):
+        error = too_little_memory()
     text = " ".join(str(error).split())
+    if isinstance(error, PermissionError):
+        return f"{error.filename}: no permission. Check the path and who may read and write there."
     if isinstance(error, MRFUNetError):
         return text
     # A defect of the program.

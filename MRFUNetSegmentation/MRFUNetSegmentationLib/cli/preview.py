@@ -126,6 +126,8 @@ class _Planes:
 
 def _windowed(image: Tensor) -> Tensor:
     values = image.flatten()[:: max(1, image.numel() // 500_000)]
+    if values.max() == values.min():  # of a few bright voxels it may have none
+        values = image.flatten()
     values = values[values > values.min()]
     low, high = torch.quantile(values, torch.tensor([0.01, 0.995]))
     return ((image - low) / (high - low).clamp_min(1e-12)).clamp(0, 1)

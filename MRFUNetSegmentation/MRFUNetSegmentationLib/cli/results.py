@@ -61,17 +61,15 @@ class ResultFolder:
 
     def __init__(self, path: Path, *, overwrite: bool) -> None:
         self.path = path
+        self._overwrite = overwrite
         if path.exists() and not path.is_dir():
             raise OutputError(f"{path}: there is a file of this name. Choose another folder.")
-        there = sorted({file.relative_to(path).parts[0] for file in self._earlier()})
-        if there and not overwrite:
-            raise OutputError(
-                f"{path}: the folder already holds {', '.join(there)}. "
-                "Choose another folder, or replace them with --overwrite."
-            )
+        self._check_earlier()
         existing = path
         while not existing.exists():
             existing = existing.parent
+        if not existing.is_dir():
+            raise OutputError(f"{existing}: is a file, no folder. Choose another folder.")
         if not os.access(existing, os.W_OK):
             raise OutputError(f"{path}: no permission to write there. Choose another folder.")
 
@@ -130,6 +128,15 @@ class ResultFolder:
             _write_report(folder, report)
             _write_picture(folder, volume, segmentation.labels, segmentation.card.segments)
 
+    def _check_earlier(self) -> None:
+        """Refuse to replace an earlier run's files unasked."""
+        there = sorted({file.relative_to(self.path).parts[0] for file in self._earlier()})
+        if there and not self._overwrite:
+            raise OutputError(
+                f"{self.path}: the folder already holds {', '.join(there)}. "
+                "Choose another folder, or replace them with --overwrite."
+            )
+
     def _earlier(self) -> list[Path]:
         """Return the files of an earlier run; whatever else there is belongs to the user."""
         found = (file for pattern in _OURS for file in self.path.glob(pattern))
@@ -137,6 +144,7 @@ class ResultFolder:
 
     def _replace_earlier(self, new: Path, old: Path) -> None:
         """Move earlier results away and new ones into their place; if that fails, take it back."""
+        self._check_earlier()  # again: another run may have ended in the meantime
         earlier = self._earlier()
         moves = [(file, old / file.name) for file in earlier]
         moves += [(f, self.path / f.relative_to(new)) for f in new.rglob("*") if f.is_file()]

@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..errors import InputError
 from ..inference.image_files import read_volume_file, write_map
 from ..inference.result_files import SAMPLES, probabilities_file
 from ..inference.sampled import (
     CAPTIONS,
     CONSENSUS_METHODS,
+    FEWEST_FOR_INTERVAL,
     PROBABILITY,
     SampledResult,
     check_number,
@@ -139,6 +141,12 @@ def run(options: argparse.Namespace) -> int:
     volume = read_volume_file(
         options.input, options.series, replace_non_finite=options.replace_non_finite
     )
+    if not volume.geometry.right_angled:
+        raise InputError(
+            f"{options.input}: the axes of the voxels are not at right angles (sheared), which the "
+            "NIfTI files of the results could not hold. Segment it in Slicer, or resample it first "
+            "(in Slicer: Resample Scalar/Vector/DWI Volume)."
+        )
     # torch takes seconds to import: wrong paths are reported before.
     from ..checkpoints.load import load_checkpoint
     from ..inference.engine import Segmenter
@@ -204,12 +212,19 @@ def _sample(
             keep_samples=options.keep_samples is not None,
         )
     for structure in result.structures:
-        ml = structure["volume_ml"]
-        print(
-            f"{structure['name']:30} {structure['consensus_ml']:9.1f} ml, "
-            f"{ml['p5']:.1f} to {ml['p95']:.1f} ml in 90 % of {result.number} samples"
-        )
+        interval = _interval(structure["volume_ml"], result.number)
+        print(f"{structure['name']:30} {structure['consensus_ml']:9.1f} ml{interval}")
     _print_warnings(result.warnings)
+
+
+def _interval(ml: dict[str, float], samples: int) -> str:
+    """Return where the volumes of samples lie, in words."""
+    if samples == 1:
+        return ""
+    between = f", {ml['p5']:.1f} to {ml['p95']:.1f} ml"
+    if samples < FEWEST_FOR_INTERVAL:
+        return f"{between} from the least to the largest of {samples} samples"
+    return f"{between} in 90 % of {samples} samples"
 
 
 def _check(options: argparse.Namespace) -> None:

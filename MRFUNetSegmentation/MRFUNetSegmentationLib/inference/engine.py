@@ -22,7 +22,7 @@ from .grid import ModelGrid
 from .intensities import with_intensities
 from .latent_space import LatentSpace
 from .mrf_unet import MRFUNetPredictor
-from .normalise import percentile_normalise
+from .normalise import percentile_normalise, without_padding
 from .probabilistic import ProbabilisticPredictor
 from .run import BACK, COUNTING, INTENSITIES, RESAMPLING, SAMPLING, Progress, Run
 from .sampled import ENTROPY, VARIANCE, SampledResult, check_number
@@ -32,6 +32,8 @@ from .volume import MINIMUM_SIDE, Geometry, Volume
 
 # Voxels of context kept around what is not background.
 _MARGIN = 16
+# Of what a volume covers, mm: more is a spacing in other units.
+_LARGEST_SIDE = 2000.0
 # Above this a 3D U-Net works tile by tile. A whole head of 256^3 voxels takes the shipped network
 # 2.7 GB of resident memory.
 _WHOLE_VOXELS = 18_000_000
@@ -381,6 +383,7 @@ class Segmenter:
     def _prepared(self, volume: Volume, run: Run) -> tuple[Tensor, ToVolume]:
         """Bring the volume to the model's grid; also the way back."""
         run.begin(RESAMPLING)
+        run.warnings.extend(volume.warnings)
         if (self.device, self.whole_voxels) != self._wanted:
             self._move_to(*self._wanted)  # an earlier run had to step down
         card = self.checkpoint.card.input
@@ -416,7 +419,7 @@ class Segmenter:
         if normalisation["method"] == "none":
             return grid.to_model(volume.array)
         # To 0..1 first: 64-bit integers and doubles need not fit float32.
-        unit = volume.array.astype(np.float64)
+        unit = without_padding(volume.array).astype(np.float64)
         unit /= np.abs(unit).max()
         unit -= unit.min()
         unit /= unit.max()
@@ -469,8 +472,14 @@ def _check_size(volume: Volume, grid: ModelGrid, slice_axis: int | None) -> None
             f"{MINIMUM_SIDE} along every axis. Choose a complete 3D volume, for example the whole "
             "series instead of one slice."
         )
+    sides = [n * s for n, s in zip(grid.shape, grid.spacing, strict=True)]
+    extent = " x ".join(f"{side:.0f}" for side in sides)
+    if max(sides) > _LARGEST_SIDE:
+        raise InputError(
+            f"The volume covers {extent} mm, which is no head. Check the voxel spacing in the "
+            "volume's header (in Slicer: Volumes module)."
+        )
     if min(n for axis, n in enumerate(grid.shape) if axis != slice_axis) < MINIMUM_SIDE:
-        extent = " x ".join(f"{n * s:.0f}" for n, s in zip(grid.shape, grid.spacing, strict=True))
         raise InputError(
             f"The volume covers only {extent} mm, which is "
             f"{' x '.join(map(str, grid.shape))} voxels of the network's grid (right, anterior, "

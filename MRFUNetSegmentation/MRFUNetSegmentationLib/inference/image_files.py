@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-import gzip
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
 
 from ..errors import InputError
+from .nifti import read_nifti
 from .volume import Geometry, Volume
 
 # Largest deviation of a gap between DICOM slices from their median, relative.
 _GAP_TOLERANCE = 0.05
-# NIfTI-1 data types of floating-point voxels.
-_NIFTI_FLOATS = {16: np.dtype("f4"), 64: np.dtype("f8")}
-_NIFTI_HEADER = 348
-_ENDIAN = {"<": "little", ">": "big"}
-_GZIP = b"\x1f\x8b"
+# mm between slices.
+_SMALLEST_GAP = 1e-3
+
+
+# Formats of pictures: what they call resolution is that of print, or of nothing.
+_PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+
+
+def has_place(path: Path) -> bool:
+    """Whether a file of this name says where its voxels lie. Pictures do not: 1 mm, at 0."""
+    return not path.name.lower().endswith(_PICTURES)
 
 
 def read_volume_file(
@@ -35,32 +42,56 @@ def read_volume_file(
     """
     if not path.exists():
         raise InputError(f"{path}: no such file or folder. Check the path.")
-    image = _read_series(path, series) if path.is_dir() else read_image(path)
+    if not _can_be_named(path):
+        raise InputError(
+            f"{path!a}: the name is not in the system's encoding of names. Rename the file or "
+            "folder."
+        )
+    image, warnings = (_read_series(path, series), ()) if path.is_dir() else _read_file(path)
     try:
-        return Volume.from_image(image, replace_non_finite=replace_non_finite)
+        volume = Volume.from_image(image, replace_non_finite=replace_non_finite)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
+    return replace(volume, warnings=warnings)
 
 
 def read_image(path: Path) -> sitk.Image:
     """Read a file: of one slice (2D files count as axial) or one time point as an image in 3D.
 
+    Of a picture in colour whose colours are all grey it is the grey values.
+
     Raises:
-        InputError: if it cannot be read.
+        InputError: if it cannot be read, or is not whole.
     """
+    return _read_file(path)[0]
+
+
+def _read_file(path: Path) -> tuple[sitk.Image, tuple[str, ...]]:
+    """Return the image of a file and what the user should know of it."""
     try:
         image = sitk.ReadImage(str(path))
     except RuntimeError as error:
+        reason = _reason(error)
+        if "orthonormal" in reason:
+            raise InputError(
+                f"{path}: the axes of the voxels are not at right angles (sheared). Resample the "
+                "volume first, in Slicer with Resample Scalar/Vector/DWI Volume."
+            ) from error
         raise InputError(
-            f"{path}: the file cannot be read as an image ({_reason(error)}). Check that it is "
-            "whole and of a known format (NIfTI, NRRD, MHA, DICOM)."
+            f"{path}: the file cannot be read as an image ({reason}). Check that it is whole and "
+            "of a known format (NIfTI, NRRD, MHA, DICOM)."
         ) from error
-    image = _with_lost_values(image, path)
+    nifti = read_nifti(path)
+    if nifti and nifti.floats is not None:
+        image = _with_lost_values(image, nifti.floats)
+    if not has_place(path):
+        image = _grey(image)
+        image.SetSpacing([1.0] * image.GetDimension())
     if image.GetDimension() == 2:
-        return sitk.JoinSeries(image)
-    if image.GetDimension() == 4 and image.GetSize()[3] == 1:
-        return image[:, :, :, 0]
-    return image
+        image = sitk.JoinSeries(image)
+    elif image.GetDimension() == 4 and image.GetSize()[3] == 1:
+        image = image[:, :, :, 0]
+    return image, nifti.warnings if nifti else ()
 
 
 def write_label_map(path: Path, labels: np.ndarray, geometry: Geometry) -> sitk.Image:
@@ -111,41 +142,27 @@ def _check_written(path: Path, array: np.ndarray) -> None:
         raise OSError(f"{path.name} came out incomplete")
 
 
-def _with_lost_values(image: sitk.Image, path: Path) -> sitk.Image:
+def _grey(picture: sitk.Image) -> sitk.Image:
+    """Return a picture's grey values; the picture itself if it is not in grey alone."""
+    if picture.GetNumberOfComponentsPerPixel() not in (3, 4):
+        return picture
+    red, green, blue = (sitk.VectorIndexSelectionCast(picture, n) for n in range(3))
+    values = [sitk.GetArrayViewFromImage(colour) for colour in (red, green, blue)]
+    grey = all(np.array_equal(values[0], other) for other in values[1:])
+    return red if grey else picture
+
+
+def _with_lost_values(image: sitk.Image, floats: np.ndarray) -> sitk.Image:
     """Return an image with the NaN of its NIfTI file, of which ITK's reader makes zeros."""
-    if image.GetPixelID() not in (sitk.sitkFloat32, sitk.sitkFloat64):
-        return image
-    values = _nifti_floats(path, image.GetNumberOfPixels())
-    if values is None or len(values) < image.GetNumberOfPixels() or np.isfinite(values).all():
+    finite = np.isfinite(floats)
+    if len(floats) != image.GetNumberOfPixels() or finite.all():
         return image
     array = sitk.GetArrayFromImage(image)
-    array.ravel()[~np.isfinite(values)] = np.nan
+    if array.dtype.kind == "f":
+        array.ravel()[~finite] = np.nan
     restored = sitk.GetImageFromArray(array)
     restored.CopyInformation(image)
     return restored
-
-
-def _nifti_floats(path: Path, number: int) -> np.ndarray | None:
-    """Return the voxels of a NIfTI-1 file as they are stored; None of another kind of file.
-
-    None, too, of a file that is damaged in a way that ITK's reader does not mind.
-    """
-    if not path.name.endswith((".nii", ".nii.gz")):
-        return None
-    try:
-        with path.open("rb") as file:
-            compressed = file.read(2) == _GZIP
-        with gzip.open(path) if compressed else path.open("rb") as file:
-            header = file.read(_NIFTI_HEADER)
-            order = "<" if header[:2] == b"\x5c\x01" else ">"  # the header's own size, 348
-            kind = _NIFTI_FLOATS.get(int.from_bytes(header[70:72], _ENDIAN[order]))
-            if kind is None:
-                return None
-            (offset,) = np.frombuffer(header, order + "f4", 1, 108)
-            file.seek(int(offset))
-            return np.frombuffer(file.read(number * kind.itemsize), kind.newbyteorder(order))
-    except (OSError, EOFError, ValueError):
-        return None
 
 
 def _read_series(folder: Path, series: str | None) -> sitk.Image:
@@ -170,7 +187,7 @@ def _read_series(folder: Path, series: str | None) -> sitk.Image:
         raise InputError(
             f"{folder}: the DICOM series cannot be read ({_reason(error)}). Export it again."
         ) from error
-    _check_gaps(folder, reader, len(files))
+    _check_gaps(folder, image, reader, len(files))
     return image
 
 
@@ -178,25 +195,50 @@ def _files(folder: Path, series: str) -> tuple[str, ...]:
     return sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series)
 
 
-def _check_gaps(folder: Path, reader: sitk.ImageSeriesReader, slices: int) -> None:
-    """Refuse a series with missing slices: it would be shortened without a word."""
+def _check_gaps(
+    folder: Path, image: sitk.Image, reader: sitk.ImageSeriesReader, slices: int
+) -> None:
+    """Refuse a series whose slices are no regular stack: it would be made one without a word."""
     key = "0020|0032"
     positions = [
         [float(x) for x in reader.GetMetaData(n, key).split("\\")]
         for n in range(slices)
         if reader.HasMetaDataKey(n, key)
     ]
-    if slices < 3 or len(positions) < slices:
+    if slices < 2 or len(positions) < slices:
         return
-    gaps = np.linalg.norm(np.diff(np.array(positions), axis=0), axis=1)
+    steps = np.diff(np.array(positions), axis=0)
+    across = np.reshape(image.GetDirection(), (3, 3))[:, :2]
+    sideways = np.linalg.norm(steps @ across, axis=1)
+    gaps = np.linalg.norm(steps, axis=1)
     usual = float(np.median(gaps))
-    wrong = np.flatnonzero(abs(gaps - usual) > _GAP_TOLERANCE * max(usual, 1e-6))
+    if usual < _SMALLEST_GAP:
+        raise InputError(
+            f"{folder}: the DICOM slices lie in one place, so they are no volume but times or "
+            "kinds of one slice. Choose a series that covers the head."
+        )
+    wrong = np.flatnonzero(abs(gaps - usual) > _GAP_TOLERANCE * usual)
     if wrong.size:
         raise InputError(
             f"{folder}: the DICOM slices are not evenly spaced ({gaps[wrong[0]]:.2f} mm instead of "
             f"{usual:.2f} mm after slice {wrong[0] + 1}): slices are missing or of two series. "
             "Export the complete series again."
         )
+    if (sideways > _GAP_TOLERANCE * usual).any():
+        raise InputError(
+            f"{folder}: DICOM slices lie {sideways.max():.2f} mm beside the ones before (tilted "
+            "gantry). Load the series in Slicer, which corrects that, and segment it there, or "
+            "save it as NRRD or NIfTI."
+        )
+
+
+def _can_be_named(path: Path) -> bool:
+    """Whether ITK can take the path; with another one it ends the process."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _reason(error: RuntimeError) -> str:

@@ -2,12 +2,34 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
 # Percentiles of a regular subset differ from the full volume's by less than any scan from its
 # repetition, and stay fast on the largest volumes.
 SUBSET = 500_000
+# Padding: a smallest value that so large a share of the voxels has, and that lies below the next
+# one by so much of the range of all others.
+_PADDING_SHARE = 0.002
+_PADDING_DISTANCE = 0.25
+
+
+def without_padding(array: np.ndarray) -> np.ndarray:
+    """Return a volume (k, j, i) with the smallest other value in the place of padding.
+
+    Scanners and programs fill what they have not measured, with -1000 or -32768 say. As grey values
+    they would press all others together.
+    """
+    values = array.reshape(-1)[:: max(1, array.size // SUBSET)]
+    smallest = array.min()
+    others = values[values > smallest]
+    if not others.size or 1 - others.size / values.size < _PADDING_SHARE:
+        return array
+    lowest, highest = (float(v) for v in (others.min(), others.max()))
+    if lowest - float(smallest) <= _PADDING_DISTANCE * (highest - lowest):
+        return array
+    return np.where(array == smallest, others.min(), array)
 
 
 def percentile_normalise(

@@ -17,6 +17,8 @@ from .label_maps import decompress
 from .volume import Geometry
 
 MAXIMUM_SAMPLES = 1000
+# Samples that an interval of 90 % takes: with fewer it is from the least to the largest.
+FEWEST_FOR_INTERVAL = 19
 CONSENSUS_METHODS = ("mean", "majority", "staple")
 # Names of the maps; that of a class's mean probability ends with the class's value.
 VARIANCE, ENTROPY, EXPECTED_ENTROPY, MUTUAL_INFORMATION, AGREEMENT = (
@@ -85,10 +87,11 @@ class SampledResult:
             difference, bit), "agreement" (share of the samples with the most frequent label) and
             for each class "probability_<value>" (mean over the samples).
         structures: for each class but the background a dict of "value", "name", "color" (0..255),
-            "segment_id", "volume_ml" (a dict of "mean", "sd", "p5", "p95" and "cv", None where
-            the mean is 0), "consensus_ml", "iou" (voxels in all samples / voxels in any, None
-            where no sample contains the class) and "pairwise_dice" (mean over all pairs of samples,
-            None for one sample; two empty ones have 1). SDs are those of a sample (N - 1).
+            "segment_id", "volume_ml" (a dict of "mean", "sd", "p5", "p95" and "cv"; all but the
+            mean are None for one sample, "cv" also where the mean is 0), "consensus_ml", "iou"
+            (voxels in all samples / voxels in any, None where no sample contains the class) and
+            "pairwise_dice" (mean over all pairs of samples, None for one sample; two empty ones
+            have 1). SDs are those of a sample (N - 1).
         per_sample: for each sample a dict of "volumes_ml" (by class value), "log_density" (of its
             latent under the prior; in 2D the mean over the slices), "distance_to_consensus" (1 -
             IoU, the mean over the structures, two empty ones having an IoU of 1) and "epsilon"

@@ -35,6 +35,12 @@ class Geometry:
         return cls(image.GetSize(), image.GetSpacing(), image.GetOrigin(), image.GetDirection())
 
     @property
+    def right_angled(self) -> bool:
+        """Whether the axes are at right angles to each other, as in files of NIfTI."""
+        direction = np.reshape(self.direction, (3, 3))
+        return bool(np.allclose(direction.T @ direction, np.eye(3), atol=1e-3))
+
+    @property
     def voxel_ml(self) -> float:
         """Volume of a voxel, ml; with axes that are not at right angles less than of a box."""
         # Rounded, so that right angles change nothing at all.
@@ -53,12 +59,18 @@ class Geometry:
 class Volume:
     """Voxel values [k, j, i] and their geometry; a single slice is a volume of one slice.
 
+    Attributes:
+        array: [k, j, i].
+        geometry: where they lie.
+        warnings: what the user should know of where they come from.
+
     Raises:
         InputError: if it is not a 3D scalar volume of finite, varying values on a regular grid.
     """
 
     array: np.ndarray
     geometry: Geometry
+    warnings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _check_array(self.array)

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from .hyper_parameters import HyperParameters
 from .mrf import MRF
-from .product_of_experts import ProductOfExperts, check_iterations
+from .product_of_experts import ProductOfExperts, check_mean_field
 from .unet import UNet
 
 
@@ -62,7 +62,7 @@ class MRFUNetConfig(HyperParameters):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if self.decoder_activations is not None:
             object.__setattr__(self, "decoder_activations", tuple(self.decoder_activations))
-        check_iterations(self.iterations, self.training_iterations)
+        check_mean_field(self.iterations, self.training_iterations, self.w)
 
     @classmethod
     def paper(cls, j: int, classes: int = 4, **changes) -> MRFUNetConfig:

@@ -28,7 +28,7 @@ from torch.nn import functional
 
 from .hyper_parameters import HyperParameters
 from .mrf import MRF
-from .product_of_experts import ProductOfExperts, check_iterations
+from .product_of_experts import ProductOfExperts, check_mean_field
 from .unet import KERNEL_SIZE, convolution
 
 _POOL = {2: functional.avg_pool2d, 3: functional.avg_pool3d}
@@ -82,7 +82,7 @@ class ProbabilisticUNetConfig(HyperParameters):
     def __post_init__(self) -> None:
         for name in ("filters", "training_iterations"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
-        check_iterations(self.iterations, self.training_iterations)
+        check_mean_field(self.iterations, self.training_iterations, self.w)
         for name, least in (
             ("classes", 1), ("in_channels", 1), ("convolutions", 1), ("latent", 0),
             ("f_comb_layers", 2),

@@ -65,11 +65,14 @@ class ProductOfExperts(nn.Module):
         return int(torch.randint(low, high + 1, ()))
 
 
-def check_iterations(iterations: int, training_iterations: tuple[int, int]) -> None:
-    """Raise a ValueError where numbers of mean-field iterations make no sense."""
+def check_mean_field(iterations: int, training_iterations: tuple[int, int], w: float) -> None:
+    """Raise a ValueError where a number of mean-field iterations or their damping is impossible."""
     low, high = training_iterations
-    if iterations < 1 or not 1 <= low <= high:
+    whole = all(isinstance(n, int) for n in (iterations, low, high))
+    if not whole or iterations < 1 or not 1 <= low <= high:
         raise ValueError(
-            f"mean-field iterations must be at least 1 and in order, "
+            f"mean-field iterations must be whole numbers, at least 1 and in order, "
             f"got {iterations} and {training_iterations}"
         )
+    if not 0 < w <= 1:
+        raise ValueError(f"the damping weight w must lie in (0, 1], got {w}")

@@ -119,13 +119,14 @@ def volume_statistics(volumes: np.ndarray) -> dict[str, float | None]:
     """Return mean, SD (N - 1), 5 and 95 % quantiles and coefficient of variation of volumes (N,).
 
     The quantiles are those of `calibration.volume_interval`.
-    SD and coefficient are None for one sample, the coefficient also where the mean is 0.
+    All but the mean are None for one sample, the coefficient also where the mean is 0.
     """
     mean = float(volumes.mean())
-    sd = float(volumes.std(ddof=1)) if len(volumes) > 1 else None
+    if len(volumes) < 2:
+        return {"mean": mean, "sd": None, "p5": None, "p95": None, "cv": None}
+    sd = float(volumes.std(ddof=1))
     low, high = (float(q) for q in volume_interval(volumes))
-    cv = sd / mean if sd is not None and mean > 0 else None
-    return {"mean": mean, "sd": sd, "p5": low, "p95": high, "cv": cv}
+    return {"mean": mean, "sd": sd, "p5": low, "p95": high, "cv": sd / mean if mean > 0 else None}
 
 
 def principal_directions(

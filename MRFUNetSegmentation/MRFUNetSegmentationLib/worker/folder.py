@@ -76,6 +76,8 @@ def _remove(folder: Path, files: Iterable[Path]) -> None:
 def remove_stale() -> None:
     """Remove the folders of workers that have died together with their clients."""
     for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        if folder.is_symlink():  # none of ours: it may lead anywhere
+            continue
         with suppress(OSError):
             old = time.time() - folder.stat().st_mtime > _GRACE_SECONDS
             if old and not _in_use(folder):

@@ -86,6 +86,11 @@ def _load(path: Path) -> object:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
+        if "Unsupported operand" in str(error):
+            raise CheckpointError(
+                f"{path}: damaged, or no file of PyTorch's. Choose a .pth or .pt file, or get it "
+                "again from where it came from."
+            ) from error
         raise CheckpointError(
             f"{path}: more than weights is in the file ({_reason(error)}), and to open it would "
             f"mean to run what it contains, so it is not opened. {_REMEDY}."
