@@ -32,6 +32,7 @@ from MRFUNetSegmentationLib.evaluation.plausibility import (
     midsagittal_plane,
     plausibility,
 )
+from MRFUNetSegmentationLib.evaluation.report import write_report
 from MRFUNetSegmentationLib.evaluation.run import evaluate
 from MRFUNetSegmentationLib.evaluation.scores import score
 from MRFUNetSegmentationLib.evaluation.statistics import bootstrap_mean, paired_comparison
@@ -71,6 +72,16 @@ class TestScores:
         assert 0 < found.surface_dice < 1
         within = score(self.cube(shift), self.cube(), self.SPACING, 6.0)
         assert within.surface_dice == 1
+
+    @pytest.mark.parametrize("thickness", [1.0, 5.0])
+    def test_surface_of_a_single_slice_is_its_outline(self, thickness):
+        """Not its two faces, which would all be at distance 0."""
+        j, i = np.mgrid[:128, :128]
+        small, large = (np.hypot(j - 64, i - 64)[None] <= r for r in (20, 25))
+        found = score(small, large, (1.0, 1.0, thickness), 1.0)
+        assert found.hd95_mm == pytest.approx(5, abs=0.2)
+        assert found.surface_dice == 0
+        assert score(small, large, (1.0, 1.0, thickness), 6.0).surface_dice == 1
 
     def test_volume_difference_has_a_sign(self):
         half = self.cube()
@@ -129,6 +140,9 @@ class TestStatistics:
         twice = paired_comparison(np.tile(second + gain, 2), np.tile(second, 2), subjects * 2)
         assert twice.p == found.p
         assert np.isnan(paired_comparison(second, second, subjects).p)
+        # Subjects that do not differ are no evidence at all.
+        some = paired_comparison(second + gain * (gain > 0.01), second, subjects)
+        assert some.p == some.smallest_p == 2 / 2**5
 
 
 def head(angle_degrees=0.0, shaved=False):
@@ -514,6 +528,29 @@ class TestRaters:
         text = (out / "report.md").read_text(encoding="utf-8")
         assert "raters' floor" in text and "(energy.png)" in text and "(reliability.png)" in text
 
+    def test_every_scan_has_its_own_latents(self, folder, probabilistic, tmp_path):
+        """With the same for all, their chance would be the same in every scan."""
+        method = ModelMethod("m", [str(probabilistic)], ["Grey matter"], "cpu")
+        write(tmp_path / "rater.nii.gz", read(folder / "own.nii.gz"))
+        cases = tuple(
+            Case(
+                name,
+                str(folder / "scan-1.nii.gz"),
+                raters=("rater.nii.gz",),
+                values={"Grey matter": (1,)},
+            )
+            for name in ("a", "b")
+        )
+        results = [
+            evaluate(CaseList("t", ("Grey matter",), order, samples=(1,)), tmp_path, [method])
+            for order in (cases, cases[::-1])
+        ]
+        first, again = (
+            {c: r.distances[1].energy for c, r in o.raters["m"].items()} for o in results
+        )
+        assert first == again
+        assert first["a"] != first["b"]
+
     def test_single_slices_against_raters(self, tiny_card, tmp_path):
         """As a model trained on slices is scored: 2D files of image and masks."""
         card = tiny_card.to_dict()
@@ -649,8 +686,93 @@ class TestCaseList:
         )
         cases = CaseList("t", ("Grey matter",), (case,))
         model = ModelMethod("m", [str(tiny_checkpoint)], cases.structures, "cpu")
-        with pytest.raises(InputError, match=r"10\.0 mm from the scan"):
+        with pytest.raises(InputError, match=r"No case can be used. c: .* 10\.0 mm from the scan"):
             evaluate(cases, tmp_path, [model])
+
+    def case(self, tmp_path, folder, change, **entries) -> tuple[Case, CaseList]:
+        """Return a case whose labels are its own result, changed."""
+        image = sitk.ReadImage(str(folder / "own.nii.gz"))
+        labels = sitk.GetImageFromArray(change(sitk.GetArrayFromImage(image)))
+        labels.CopyInformation(image)
+        sitk.WriteImage(labels, str(tmp_path / "labels.nrrd"))
+        entries = {"values": {"Grey matter": (1,)}, **entries}
+        scan = str(folder / "scan-1.nii.gz")
+        case = Case(name="c", image=scan, labels="labels.nrrd", **entries)
+        return case, CaseList("t", ("Grey matter", "White matter"), (case,))
+
+    def test_parcellations_of_freesurfer(self, folder, tmp_path):
+        values = np.array([0, 1035, 3001, 11175, 13101, 5002, 2, 30000], np.int32)
+
+        def parcels(own):
+            return values[np.arange(own.size).reshape(own.shape) % len(values)]
+
+        case, cases = self.case(tmp_path, folder, parcels, convention="freesurfer", values={})
+        cases = replace(cases, structures=("grey matter", "White matter"))
+        found = load_case(case, cases, tmp_path)
+        labels = read(tmp_path / "labels.nrrd")
+        assert np.array_equal(found.reference["grey matter"], np.isin(labels, [1035, 11175]))
+        white = np.isin(labels, [3001, 13101, 5002, 2])
+        assert np.array_equal(found.reference["White matter"], white)
+        with pytest.raises(InputError, match=r"FreeSurfer's labels .* are known"):
+            load_case(case, replace(cases, structures=("Nodule",)), tmp_path)
+
+    @pytest.mark.parametrize(
+        ("change", "said"),
+        [
+            (lambda own: (own == 1) * np.uint8(255), r"labels are 255, and `values` names 1\."),
+            (lambda own: own * np.float32(0.6), "no whole numbers"),
+        ],
+    )
+    def test_labels_that_are_not_what_the_list_says(self, folder, tmp_path, change, said):
+        case, cases = self.case(tmp_path, folder, change)
+        with pytest.raises(InputError, match=said):
+            load_case(case, cases, tmp_path)
+
+    def test_labels_of_other_kinds(self, folder, tmp_path):
+        """Below 0, of thousands, or not a number, where nothing was labelled."""
+
+        def change(own):
+            odd = own.astype(np.float32)
+            odd[own == 2], odd[own == 3], odd[own == 0] = -1, 2035, np.nan
+            return odd
+
+        case, cases = self.case(tmp_path, folder, change, values={"Grey matter": (1, 2035)})
+        own = read(folder / "own.nii.gz")
+        found = load_case(case, cases, tmp_path).reference["Grey matter"]
+        assert np.array_equal(found, np.isin(own, [1, 3]))
+
+    def test_a_reference_a_little_beside_its_scan_is_taken_and_named(self, folder, tmp_path):
+        case, cases = self.case(tmp_path, folder, lambda own: own)
+        image = sitk.ReadImage(str(tmp_path / "labels.nrrd"))
+        image.SetOrigin((1.0, 0, 0))  # voxels have 5 mm
+        sitk.WriteImage(image, str(tmp_path / "labels.nrrd"))
+        (note,) = load_case(case, cases, tmp_path).notes
+        assert "1.00 mm beside its scan, 0.20 voxels" in note
+        image.SetOrigin((3.0, 0, 0))
+        sitk.WriteImage(image, str(tmp_path / "labels.nrrd"))
+        with pytest.raises(InputError, match=r"3\.0 mm from the scan"):
+            load_case(case, cases, tmp_path)
+
+    def test_a_scan_that_cannot_be_used_leaves_the_others(self, folder, tiny_checkpoint, tmp_path):
+        good, cases = self.case(tmp_path, folder, lambda own: own)
+        scan = sitk.ReadImage(good.image)
+        array = sitk.GetArrayFromImage(scan)
+        array[0, 0, 0] = np.nan
+        spoilt = sitk.GetImageFromArray(array)
+        spoilt.CopyInformation(scan)
+        sitk.WriteImage(spoilt, str(tmp_path / "spoilt.nrrd"))
+        bad = replace(good, name="bad", image=str(tmp_path / "spoilt.nrrd"))
+        cases = replace(cases, cases=(bad, good))
+        model = ModelMethod("m", [str(tiny_checkpoint)], cases.structures, "cpu")
+        results = evaluate(cases, tmp_path, [model])
+        assert list(results.scores["m"]) == ["c"]
+        assert any(note.startswith("bad: ") and "not finite" in note for note in results.notes)
+        text = write_report(tmp_path / "report", results, [model]).read_text(encoding="utf-8")
+        assert "not finite" in text
+        results = evaluate(cases, tmp_path, [model], replace_non_finite=True)
+        assert list(results.scores["m"]) == ["bad", "c"]
+        with pytest.raises(InputError, match=r"No case can be used\. bad: .*not finite"):
+            evaluate(replace(cases, cases=(bad,)), tmp_path, [model])
 
     def test_a_model_without_the_structures_is_refused(self, tiny_checkpoint):
         with pytest.raises(InputError, match="none is a structure to evaluate"):

@@ -196,6 +196,20 @@ def test_multiplier_rises_while_the_constraint_is_violated_and_falls_afterwards(
     assert geco.multiplier < before
 
 
+def test_multiplier_waits_for_the_latent():
+    """Without it the constraint may be out of reach, and the multiplier would rise for nothing."""
+    balance = ElboConfig(target=0.01)
+    objective = ElboObjective(small(), mixed=False, balance=balance, begins=5)
+    objective.begin_stage(Stage(steps=5, learning_rate=(0.1, 0.1), shape=(8, 8), latent=False))
+    costs = {"reconstruction": torch.tensor(64.0), "kl": torch.tensor(0.0)}
+    for step in range(5):
+        assert objective.loss(costs, costs, step, voxels=64) == 64
+    assert objective.geco.multiplier == 1
+    objective.begin_stage(Stage(steps=5, learning_rate=(0.1, 0.1), shape=(8, 8)))
+    objective.loss(costs, costs, 5, voxels=64)
+    assert objective.geco.multiplier > 1
+
+
 def test_lagrangian_by_hand():
     geco = Geco(target=10.0, decay=0.5, rate=0.1)
     first = terms(30.0)

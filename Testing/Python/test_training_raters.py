@@ -30,7 +30,7 @@ SMALLER = (
     ("filters = [16, 32, 64, 96]", "filters = [4, 8]\nconvolutions = 1"),
     ("steps = 600", "steps = 30"),
     ("steps = 2400", "steps = 30"),
-    ("shape = [128, 128]", "shape = [24, 20]"),
+    ("batch_size = 8", "batch_size = 8\nshape = [24, 20]"),
     ("validate_every = 200", "validate_every = 30"),
     ("warm_up = 400", "warm_up = 10"),
     ("learning_rate = [2e-3, 2e-3]", "learning_rate = [1e-2, 1e-2]"),
@@ -56,9 +56,11 @@ def disc(radius: float, centre=(15.0, 20.0), shape=(32, 36)) -> np.ndarray:
     return np.hypot(j - centre[0], i - centre[1]) < radius
 
 
-def write(path: Path, array: np.ndarray, direction=None) -> None:
+def write(path: Path, array: np.ndarray, direction=None, spacing=None) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    image = sitk.GetImageFromArray(array)
+    image = sitk.GetImageFromArray(array, isVector=array.shape[-1] == 3)
+    if spacing:
+        image.SetSpacing(spacing)
     if direction:
         image.SetDirection(direction)
     sitk.WriteImage(image, str(path))
@@ -97,6 +99,40 @@ def test_cases_are_split_by_name(data):
         disc(4, _centre(0)).sum(),
         disc(7, _centre(0)).sum(),
     ]
+
+
+def test_masks_as_programs_for_pictures_write_them(data):
+    """Black and white, in colours, of no place in space; and what systems put into folders."""
+    folder, mask = data / "raters/case1", disc(5).astype(np.uint8)
+    image = sitk.ReadImage(str(data / "images/case1.nii.gz"))
+    image.SetSpacing((0.5, 0.5))
+    sitk.WriteImage(image, str(data / "images/case1.nii.gz"))
+    for file in folder.iterdir():
+        file.unlink()
+    write(folder / "a.png", 255 * mask)
+    write(folder / "b.png", np.stack([255 * mask] * 3, axis=-1))
+    write(folder / "c.png", mask)
+    write(folder / "empty.tif", 0 * mask)
+    (folder / "Thumbs.db").write_bytes(b"x")
+    half = ("voxel_size = [1.0, 1.0, 1.0]", "voxel_size = [0.5, 0.5, 1.0]")
+    cases = read_rater_cases(load_config(config_file(data, half)), data)
+    (case,) = (c for c in cases.training if c.name == "case1")
+    assert case.masks.flatten(1).sum(1).tolist() == [mask.sum()] * 3 + [0]
+    assert case.masks.max() == 1
+
+
+def test_images_are_taken_whole_where_no_shape_is_given(data, tmp_path):
+    """As the networks see them later; padded to what they can halve."""
+    assert "\nshape" not in CONFIG.read_text(encoding="utf-8")
+    none = ('validation = ["case0"]', "validation = []")
+    config = load_config(config_file(data, ("\nshape = [24, 20]", ""), none))
+    trainer = prepare(config, data, tmp_path / "run", "cpu")
+    assert [stage.shape for stage in trainer.config.stages] == [(64, 32)] * 2
+    image, _ = trainer.source.draw(trainer.config.stages[0], torch.Generator().manual_seed(0))
+    assert image.shape == (1, 64, 32)
+    trainer._validate(None, print)
+    card = load_checkpoint(trainer.checkpoint_file).card
+    assert card.training["configuration"]["stages"][0]["shape"] == [64, 32]
 
 
 def test_what_is_held_back_is_scored_in_the_end(data, tmp_path):
@@ -195,7 +231,16 @@ def test_a_network_of_single_slices_begins_one_that_sees_neighbours(data, tmp_pa
         (lambda d: write(d / "images/new.nrrd", np.where(disc(4), np.nan, 1)), "not finite"),
         # ITK reads these as 0.
         (lambda d: write(d / "images/new.nii.gz", np.where(disc(4), np.nan, 1)), "not finite"),
-        (lambda d: write(d / "raters/case1/b.nii.gz", disc(4) * np.uint8(255)), "1 in place of 25"),
+        (
+            lambda d: write(
+                d / "raters/case1/b.nii.gz", np.uint8(255) * disc(4) - np.uint8(9) * disc(2)
+            ),
+            r"has values \[0, 246, 255\], but",
+        ),
+        (
+            lambda d: write(d / "raters/case1/b.nrrd", disc(4).astype(np.uint8), spacing=(2, 2)),
+            r"it has a voxel size of 2 x 2 x 1, the image 1 x 1 x 1",
+        ),
         (
             lambda d: config_file(d, ('slice_plane = "axial"', 'slice_plane = "sagittal"')),
             r"the sagittal slices of the image would have 32 x 1 voxels.*2D files count as axial",

@@ -39,6 +39,11 @@ def add_parser(commands) -> argparse.ArgumentParser:
     parser.add_argument(
         "--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default: %(default)s)"
     )
+    parser.add_argument(
+        "--replace-non-finite",
+        action="store_true",
+        help="replace NaN and infinite voxels of the scans by the smallest finite value",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier report in DIR")
     return parser
 
@@ -70,9 +75,10 @@ def run(options: argparse.Namespace) -> int:
         list(dict.fromkeys(options.peer)),
         options.output / "segmentations",
         lambda line: print(line, flush=True),
+        replace_non_finite=options.replace_non_finite,
     )
     for note in results.notes:
-        print(f"left out: {note}")
+        print(f"note: {note}")
     try:
         report = write_report(options.output, results, models)
     except OSError as error:

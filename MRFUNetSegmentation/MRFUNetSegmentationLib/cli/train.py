@@ -87,6 +87,8 @@ def _write_held_back(config, data: Path, path: Path) -> None:
 
     classes = config.classes or BRAIN_TISSUE_CLASSES
     values = {c["name"]: (c["value"],) for c in classes if not c.get("background")}
+    if len(values) == 1:  # of two classes masks may be black and white
+        values = {name: (*value, 255) for name, value in values.items()}
     cases = [
         Case(name, image, raters=tuple(masks), values=values)
         for name, (image, masks) in held_back(config, data).items()

@@ -15,11 +15,11 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..errors import InputError
-from ..inference.image_files import read_image, read_volume_file
+from ..inference.image_files import has_place, read_image, read_volume_file
 from ..inference.volume import Geometry, Volume
 from ..training.card import BRAIN_TISSUE_CLASSES
 from ..training.config import ConfigError, from_table
-from ..training.labels import LARGEST_LABEL, tissue_table
+from ..training.labels import tissues_of_freesurfer
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -29,8 +29,10 @@ else:
 # Words that stand in the place of a mask's file.
 MASK_OF_REFERENCE, MASK_OF_NONZERO, MASK_OF_MODEL = "reference", "nonzero", "model"
 FREESURFER = "freesurfer"
-# Headers of one grid may differ by rounding, relative to the voxel size.
-_SAME_PLACE = 0.05
+# Headers of one grid may differ by rounding, in voxels; more than half of one is another grid.
+_SAME_PLACE, _OTHER_PLACE = 0.05, 0.5
+# Values of a label map may differ from whole numbers by so much.
+_ROUNDING = 0.01
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,8 @@ class CaseList:
             reference labels only, which is to their advantage.
         plausibility: limits, or None where they make no sense.
         samples: numbers of samples at which methods are compared with several raters.
-        surroundings_mm: calibration is measured within this distance of what any rater marks.
+        surroundings_mm: calibration is measured within this distance of what any rater or sample
+            marks.
     """
 
     title: str
@@ -174,6 +177,7 @@ class LoadedCase:
         labelled: [k, j, i], what the reference gives any label; None without a reference.
         mask: brain mask for the peers, [k, j, i]; None if there is none, or the model's is asked
             for.
+        notes: what the report should say about the files.
     """
 
     case: Case
@@ -182,6 +186,7 @@ class LoadedCase:
     raters: dict[str, np.ndarray]
     labelled: np.ndarray | None
     mask: np.ndarray | None
+    notes: tuple[str, ...] = ()
 
 
 def load_case_list(path: Path, data: Path) -> CaseList:
@@ -246,22 +251,33 @@ def _listed(texts: Sequence[str]) -> str:
     return f"[{', '.join(map(_quoted, texts))}]"
 
 
-def load_case(case: Case, cases: CaseList, data: Path) -> LoadedCase:
+def load_case(
+    case: Case, cases: CaseList, data: Path, *, replace_non_finite: bool = False
+) -> LoadedCase:
     """Read a case's files.
 
+    Args:
+        case: which.
+        cases: the list that it is of.
+        data: folder below which the files lie.
+        replace_non_finite: as of `read_volume_file`, of the scan.
+
     Raises:
-        InputError: if one cannot be read or is not on the scan's grid.
+        InputError: if one cannot be read, is not on the scan's grid, or has other labels than the
+            list says.
     """
-    volume = read_volume_file(data / case.image)
+    volume = read_volume_file(data / case.image, replace_non_finite=replace_non_finite)
+    files = _FilesOnGrid(data, case.image, volume.geometry)
     reference, foreground = {}, np.zeros(volume.array.shape, dtype=bool)
     if case.labels:
-        labels = _read_labels(data / case.labels, volume.geometry)
-        reference, foreground = _masks(labels, case), labels > 0
+        labels = files.labels(case.labels)
+        reference, foreground = _masks(case.labels, labels, case, cases), labels > 0
     for structure, file in case.probabilities.items():
-        probability = _read_on_grid(data / file, volume.geometry)
+        probability = files.array(file)
         reference[structure] = probability > 0.5 * probability.max()
         foreground |= reference[structure]
-    raters = [_masks(_read_labels(data / r, volume.geometry), case) for r in case.raters]
+    raters = [_masks(file, files.labels(file), case, cases) for file in case.raters]
+    mask = _mask(case, files, volume, foreground)
     scored = case.scored or cases.structures
     return LoadedCase(
         case=case,
@@ -269,7 +285,8 @@ def load_case(case: Case, cases: CaseList, data: Path) -> LoadedCase:
         reference={s: reference[s] for s in scored if s in reference},
         raters={s: np.stack([r[s] for r in raters]) for s in scored if raters and s in raters[0]},
         labelled=foreground if reference else None,
-        mask=_mask(case, data, volume, foreground),
+        mask=mask,
+        notes=(*volume.warnings, *files.notes),
     )
 
 
@@ -280,53 +297,103 @@ def _files(case: Case) -> list[str]:
     return files + ([] if case.mask in words else [case.mask])
 
 
-def _mask(case: Case, data: Path, volume: Volume, foreground: np.ndarray) -> np.ndarray | None:
+def _mask(
+    case: Case, files: _FilesOnGrid, volume: Volume, foreground: np.ndarray
+) -> np.ndarray | None:
     if case.mask in ("", MASK_OF_MODEL):
         return None
     if case.mask == MASK_OF_REFERENCE:
         return foreground
     if case.mask == MASK_OF_NONZERO:
         return volume.array != 0
-    return _read_on_grid(data / case.mask, volume.geometry) > 0
+    return files.array(case.mask) > 0
 
 
-def _masks(labels: np.ndarray, case: Case) -> dict[str, np.ndarray]:
+def _masks(file: str, labels: np.ndarray, case: Case, cases: CaseList) -> dict[str, np.ndarray]:
+    """Return the mask of each structure that a label map can tell."""
     if case.convention == FREESURFER:
-        tissue = tissue_table()[labels]
-        return {c["name"]: tissue == c["value"] for c in BRAIN_TISSUE_CLASSES}
+        tissues = tissues_of_freesurfer(labels)
+        values = {c["name"].casefold(): c["value"] for c in BRAIN_TISSUE_CLASSES}
+        known = {s: values[s.casefold()] for s in cases.structures if s.casefold() in values}
+        if not known:
+            raise InputError(
+                f"{file}: of FreeSurfer's labels the structures "
+                f"{', '.join(c['name'] for c in BRAIN_TISSUE_CLASSES)} are known, and the list has "
+                f"{', '.join(cases.structures)}. Name the structures so, or give `values`."
+            )
+        return {s: tissues == value for s, value in known.items()}
+    named = {value for values in case.values.values() for value in values}
+    found = np.unique(labels[labels != 0]).tolist()
+    if found and named.isdisjoint(found):
+        raise InputError(
+            f"{file}: the labels are {', '.join(map(str, found[:8]))}{' …' if found[8:] else ''}, "
+            f"and `values` names {', '.join(map(str, sorted(named)))}. Correct `values`, or the "
+            "file."
+        )
     return {s: np.isin(labels, values) for s, values in case.values.items()}
 
 
-def _read_labels(path: Path, geometry: Geometry) -> np.ndarray:
-    labels = np.rint(_read_on_grid(path, geometry)).astype(np.int64)
-    if labels.min() < 0 or labels.max() >= LARGEST_LABEL:
-        raise InputError(
-            f"{path}: its values reach from {labels.min()} to {labels.max()}, so it is no label "
-            f"map (0..{LARGEST_LABEL - 1}). Choose the label map that belongs to the scan."
-        )
-    return labels
+class _FilesOnGrid:
+    """Reads files that must lie voxel for voxel on a scan.
 
+    Attributes:
+        notes: on those that lie a little beside it.
 
-def _read_on_grid(path: Path, geometry: Geometry) -> np.ndarray:
-    """Read a file that must lie voxel for voxel on the scan."""
-    image = read_image(path)
-    if image.GetDimension() != 3 or image.GetSize() != tuple(geometry.size):
-        raise InputError(
-            f"{path}: its size {image.GetSize()} is not that of the scan, {tuple(geometry.size)}. "
-            "Resample it to the scan's grid (labels with nearest neighbours)."
-        )
-    scan = geometry.apply_to(sitk.Image(geometry.size, sitk.sitkUInt8))
-    corners = np.array(
-        [
-            np.subtract(
-                image.TransformIndexToPhysicalPoint(c), scan.TransformIndexToPhysicalPoint(c)
+    Args:
+        data: folder below which they lie.
+        scan: the scan's file.
+        geometry: the scan's.
+    """
+
+    def __init__(self, data: Path, scan: str, geometry: Geometry) -> None:
+        self.notes: list[str] = []
+        self._data, self._geometry = data, geometry
+        self._scan_has_place = has_place(data / scan)
+        self._scan = geometry.apply_to(sitk.Image(geometry.size, sitk.sitkUInt8))
+
+    def labels(self, file: str) -> np.ndarray:
+        """Return a label map [k, j, i], int64; what is not a number counts as 0."""
+        values = np.nan_to_num(self.array(file), nan=0.0, posinf=np.inf, neginf=-np.inf)
+        labels = np.rint(values)
+        if not np.isfinite(values).all() or np.abs(labels - values).max() > _ROUNDING:
+            raise InputError(
+                f"{file}: its values are no whole numbers, so it is no label map. Choose the label "
+                "map that belongs to the scan; a map of probability goes under `probabilities`."
             )
-            for c in ((0, 0, 0), tuple(n - 1 for n in geometry.size))
+        return labels.astype(np.int64)
+
+    def array(self, file: str) -> np.ndarray:
+        """Return the values [k, j, i] of a file."""
+        image = read_image(self._data / file)
+        if image.GetDimension() != 3 or image.GetSize() != tuple(self._geometry.size):
+            raise InputError(
+                f"{file}: its size {image.GetSize()} is not that of the scan, "
+                f"{tuple(self._geometry.size)}. Resample it to the scan's grid (labels with "
+                "nearest neighbours)."
+            )
+        if has_place(self._data / file) and self._scan_has_place:
+            self._check_place(file, image)
+        return sitk.GetArrayFromImage(image)
+
+    def _check_place(self, file: str, image: sitk.Image) -> None:
+        last = np.subtract(self._geometry.size, 1)
+        corners = [
+            tuple(int(n) for n in np.multiply(corner, last)) for corner in np.ndindex(2, 2, 2)
         ]
-    )
-    if np.abs(corners).max() > max(_SAME_PLACE * max(geometry.spacing), 1e-3):
-        raise InputError(
-            f"{path}: it lies {np.abs(corners).max():.1f} mm from the scan in space. Resample it "
-            "to the scan's grid (labels with nearest neighbours)."
+        places = [image.TransformIndexToPhysicalPoint(c) for c in corners]
+        voxels = [self._scan.TransformPhysicalPointToContinuousIndex(p) for p in places]
+        distance = float(np.abs(np.subtract(voxels, corners)).max())
+        mm = max(
+            float(np.linalg.norm(np.subtract(p, self._scan.TransformIndexToPhysicalPoint(c))))
+            for p, c in zip(places, corners, strict=True)
         )
-    return sitk.GetArrayFromImage(image)
+        if distance > _OTHER_PLACE:
+            raise InputError(
+                f"{file}: it lies {mm:.1f} mm from the scan in space. Resample it to the scan's "
+                "grid (labels with nearest neighbours)."
+            )
+        if distance > _SAME_PLACE:
+            self.notes.append(
+                f"{file} lies {mm:.2f} mm beside its scan, {distance:.2f} voxels; it was taken "
+                "voxel for voxel"
+            )

@@ -43,7 +43,12 @@ def write_report(folder: Path, results: Results, models: Sequence[ModelMethod]) 
     lines += _pictures_section(folder, results)
     lines += _conventions_section(results, with_peers=len(results.methods) > len(models))
     if results.notes:
-        lines += ["## What was left out", "", *(f"- {note}" for note in results.notes), ""]
+        lines += [
+            "## Remarks, and what was left out",
+            "",
+            *(f"- {note}" for note in results.notes),
+            "",
+        ]
     path = folder / REPORT
     path.write_text("\n".join(lines), encoding="utf-8")
     return path
@@ -434,7 +439,7 @@ def _subjects(results: Results, cases: Sequence[str]) -> list[str]:
 
 def _best_first(results: Results) -> list[str]:
     """Return the names of the cases by the first method's Dice, those without one last."""
-    dices = {c.name: results.mean_dice(results.methods[0], c.name) for c in results.cases.cases}
+    dices = {case: results.mean_dice(results.methods[0], case) for case in results.panels}
     return sorted(dices, key=lambda c: (np.isnan(dices[c]), -np.nan_to_num(dices[c])))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import MRFUNetError
+from ..errors import InputError, MRFUNetError
 from ..inference.image_files import write_label_map
 from ..inference.volume import Volume
 from ..training.metrics import dice
@@ -22,7 +23,6 @@ from .raters import RaterScores, score_samples
 from .scores import Scores, score
 
 Masks = dict[str, np.ndarray]
-_SEED = 0
 
 
 @dataclass
@@ -66,10 +66,13 @@ def evaluate(
     peer_names: Sequence[str] = (),
     labels_folder: Path | None = None,
     report: Callable[[str], None] = lambda line: None,
+    *,
+    replace_non_finite: bool = False,
 ) -> Results:
     """Run all methods on all scans.
 
-    A method that fails on a scan is noted and the others go on. What cannot be read ends it.
+    A method that fails on a scan is noted and the others go on, and so is a scan whose files do
+    not fit.
 
     Args:
         cases: what to evaluate on.
@@ -78,14 +81,23 @@ def evaluate(
         peer_names: of `peers.PEERS`.
         labels_folder: where every method's segmentation of every scan is written, if anywhere.
         report: called with a line for each segmentation.
+        replace_non_finite: put the smallest finite value of a scan in the place of NaN and
+            infinity.
 
     Raises:
-        InputError: if a case's files do not fit.
+        InputError: if no case's files fit.
     """
     results = Results(cases, [m.name for m in models] + list(peer_names))
     kept: dict[str, list[tuple[Case, dict[str, Masks]]]] = {}
+    unusable: list[str] = []
     for case in cases.cases:
-        loaded = load_case(case, cases, data)
+        try:
+            loaded = load_case(case, cases, data, replace_non_finite=replace_non_finite)
+        except InputError as error:
+            unusable.append(f"{case.name}: {error}")
+            report(f"{case.name}: left out: {error}")
+            continue
+        results.notes += [f"{case.name}: {note}" for note in loaded.notes]
         masks = _segmentations(loaded, cases, models, peer_names, results, report)
         for method, found in masks.items():
             _measure(method, found, loaded, results)
@@ -96,6 +108,9 @@ def evaluate(
         results.panels[case.name] = _panels(loaded, masks, models, results)
         if case.subject:
             kept.setdefault(case.subject, []).append((case, masks))
+    if len(unusable) == len(cases.cases):
+        raise InputError(f"No case can be used. {unusable[0]}")
+    results.notes += unusable
     for subject, scans in kept.items():
         _compare_scans(subject, scans, results)
     if results.without_peers:
@@ -180,7 +195,7 @@ def _compare_with_raters(
         results.notes.append(f"{model.name} has none of what the raters of {loaded.case.name} mark")
         return
     try:
-        samples = model.samples(loaded.volume, max(cases.samples), _SEED)
+        samples = model.samples(loaded.volume, max(cases.samples), _seed(loaded.case))
     except MRFUNetError as error:
         results.notes.append(f"samples of {model.name} on {loaded.case.name}: {error}")
         return
@@ -192,6 +207,14 @@ def _compare_with_raters(
         cases.surroundings_mm,
     )
     report(f"{loaded.case.name}: {len(samples)} samples of {model.name} compared with the raters")
+
+
+def _seed(case: Case) -> int:
+    """Return the seed of a case's samples: not one for all, or their chance would not average out.
+
+    By its name, so that it is the same in other lists and for every method.
+    """
+    return zlib.crc32(case.name.encode())
 
 
 def _compare_scans(

@@ -68,11 +68,15 @@ def score(
     library = need(
         "surface_distance.metrics", "surface-distance-based-measures", "The surface distance"
     )
-    box = occupied_box(mask | reference, margin=1)
+    box, step = occupied_box(mask | reference, margin=1), spacing[::-1]
+    if mask.shape.count(1) == 1:  # the surface of a single slice is its outline, not its faces
+        across = mask.shape.index(1)
+        box = tuple(0 if axis == across else side for axis, side in enumerate(box))
+        step = tuple(s for axis, s in enumerate(step) if axis != across)
     with warnings.catch_warnings():
         # It calls SciPy by an old name, at every call.
         warnings.simplefilter("ignore", DeprecationWarning)
-        distances = library.compute_surface_distances(reference[box], mask[box], spacing[::-1])
+        distances = library.compute_surface_distances(reference[box], mask[box], step)
     return Scores(
         dice=overlap,
         hd95_mm=float(library.compute_robust_hausdorff(distances, 95)),

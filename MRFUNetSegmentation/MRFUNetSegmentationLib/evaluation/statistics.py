@@ -56,7 +56,7 @@ class Paired:
     Attributes:
         difference: mean of first minus second over scans, with its interval.
         p: two-sided p of Wilcoxon's signed-rank test; NaN if all differences are 0.
-        smallest_p: the least that the test can give with so many subjects.
+        smallest_p: the least that the test can give with so many subjects that differ.
     """
 
     difference: Mean
@@ -78,7 +78,8 @@ def paired_comparison(
     """
     stats = need("scipy.stats", "scipy", "The paired test")
     difference = np.asarray(first, dtype=float) - np.asarray(second, dtype=float)
-    names, subject = np.unique(np.asarray(subjects), return_inverse=True)
+    _, subject = np.unique(np.asarray(subjects), return_inverse=True)
     by_subject = np.bincount(subject, difference) / np.bincount(subject)
     p = float(stats.wilcoxon(by_subject).pvalue) if np.any(by_subject) else float("nan")
-    return Paired(bootstrap_mean(difference, subjects), p, min(1.0, 2.0 ** (1 - len(names))))
+    counted = np.count_nonzero(by_subject)  # the test drops those that do not differ
+    return Paired(bootstrap_mean(difference, subjects), p, min(1.0, 2.0 ** (1 - counted)))

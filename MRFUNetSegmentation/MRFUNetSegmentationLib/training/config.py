@@ -45,7 +45,9 @@ class Stage:
     Attributes:
         steps: number of optimiser steps.
         learning_rate: at the stage's first and last step; a cosine leads from one to the other.
-        shape: size of a training image along the axes of the network's grid (R, A, S in 3D).
+        shape: size of a training image along the axes of the network's grid (R, A, S in 3D). With
+            raters it may be left out: the images are taken whole then. The prior and the posterior
+            of a Probabilistic U-Net average over all they see, at inference a whole image.
         training_iterations: bounds of the mean-field iterations drawn at each step; None for the
             network's own.
         voxel_size: bounds of the isotropic voxel size drawn for each synthesised image, mm.
@@ -58,7 +60,7 @@ class Stage:
 
     steps: int
     learning_rate: tuple[float, float]
-    shape: tuple[int, ...]
+    shape: tuple[int, ...] = ()
     training_iterations: tuple[int, int] | None = None
     voxel_size: tuple[float, float] | None = None
     batch_size: int = 1
@@ -70,7 +72,7 @@ class Stage:
         for name in ("steps", "batch_size", "accumulate"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if min(self.shape, default=0) < 1:
+        if min(self.shape, default=1) < 1:
             raise ConfigError(f"shape must have sides of at least 1 voxel, got {list(self.shape)}")
         low, high = self.voxel_size or (1, 1)
         if not 0 < low <= high:
@@ -432,6 +434,8 @@ class TrainingConfig:
         if self.label_maps and self.lesions is None and self.network.dim != 3:
             raise ConfigError("network.dim: images are synthesised from label maps in 3D only")
         for number, stage in enumerate(self.stages):
+            if self.raters is not None and not stage.shape:
+                continue  # whole images
             if len(stage.shape) != self.network.dim:
                 raise ConfigError(
                     f"stages[{number}].shape: expected {self.network.dim} sides as the network "

@@ -68,6 +68,26 @@ def tissue_table() -> np.ndarray:
     return table
 
 
+# Ranges of the labels of FreeSurfer's parcellations (aparc+aseg, aparc.a2009s+aseg, wmparc), each
+# bound included.
+_PARCELLATION = (
+    (1000, 2999, GREY_MATTER),
+    (3000, 4999, WHITE_MATTER),
+    (5001, 5002, WHITE_MATTER),
+    (11100, 12999, GREY_MATTER),
+    (13100, 14999, WHITE_MATTER),
+)
+
+
+def tissues_of_freesurfer(labels: np.ndarray) -> np.ndarray:
+    """Return the tissue class (uint8) of labels (integers) of FreeSurfer's segmentations."""
+    known = (labels >= 0) & (labels < LARGEST_LABEL)
+    tissues = tissue_table()[np.where(known, labels, 0)]
+    for first, last, tissue in _PARCELLATION if not known.all() else ():
+        tissues[(labels >= first) & (labels <= last)] = tissue
+    return tissues
+
+
 @dataclass(frozen=True)
 class LabelMap:
     """A label map on canonical axes (R, A, S), cropped to its head.

@@ -119,6 +119,9 @@ class ElboObjective(Objective):
 
     def loss(self, terms: Terms, observed: Terms, step: int, voxels: int) -> Tensor:
         """Return what is minimised; see `Objective.loss`."""
+        if not self._with_latent:
+            # Nothing to balance; and GECO's multiplier would grow without a bound.
+            return terms["reconstruction"]
         if self.geco is None:
             bound = ElboTerms(terms["reconstruction"], terms["kl"])
             return bound.loss(self.balance.beta_at(max(0, step - self.begins)))

@@ -8,9 +8,10 @@
 
 Every case has one image and, in a folder of the image's name, one label map for each of its raters:
 any number of them, under any name, on the image's grid, with the values of the configuration's
-classes. Files are volumes, or single slices (2D files, such as PNG and TIFF, count as axial ones),
-of any format that SimpleITK reads. A 2D network takes them slice by slice, as at inference, and
-intensities are normalised over each file, as there.
+classes; with two classes 255 may stand for 1. Files are volumes, or single slices (2D files, such
+as PNG and TIFF, count as axial ones), of any format that SimpleITK reads; pictures have voxels of
+1 mm, whatever their resolution in print. A 2D network takes them slice by slice, as at inference,
+and intensities are normalised over each file, as there.
 """
 
 from __future__ import annotations
@@ -28,13 +29,16 @@ from torch import Tensor
 from ..errors import InputError
 from ..inference.batches import slice_axis, with_neighbours
 from ..inference.grid import ModelGrid
-from ..inference.image_files import read_image
+from ..inference.image_files import has_place, read_image
 from ..inference.normalise import percentile_normalise
 from ..inference.volume import MINIMUM_SIDE, Geometry
 from .card import NORMALISATION, ORIENTATION
 from .config import TrainingConfig
 
-_ONE_FOR_255 = ": it needs 1 in place of 255"
+# What programs for pictures make of the values of a mask.
+_BLACK_AND_WHITE = [0, 255]
+# Files that systems put into folders.
+_FOREIGN = ("thumbs.db", "desktop.ini")
 # Largest difference of two files' positions in space that are meant to be the same, mm.
 _TOLERANCE = 0.01
 
@@ -148,7 +152,11 @@ def _images(folder: Path) -> dict[str, Path]:
 def _files(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder. Check --data and the configuration's raters.")
-    files = sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
+    files = sorted(
+        p
+        for p in folder.iterdir()
+        if p.is_file() and not p.name.startswith(".") and p.name.lower() not in _FOREIGN
+    )
     if not files:
         raise InputError(f"{folder}: the folder holds no files.")
     return files
@@ -166,7 +174,7 @@ def _read_case(name: str, path: Path, folder: Path, config: TrainingConfig) -> R
     options = {k: v for k, v in NORMALISATION.items() if k != "method"}
     volume = percentile_normalise(grid.to_model(values), **options)
     number = len(config.classes) or config.network.classes
-    masks = torch.stack([_labels(p, image, grid, number) for p in _files(folder)])
+    masks = torch.stack([_labels(p, image, has_place(path), grid, number) for p in _files(folder)])
 
     spacing = grid.spacing
     if axis is None:
@@ -195,34 +203,58 @@ def _check_size(
     )
 
 
-def _labels(path: Path, image: sitk.Image, grid: ModelGrid, number: int) -> Tensor:
-    """Read a rater's labels and carry them to the network's grid, (R, A, S) uint8."""
+def _labels(path: Path, image: sitk.Image, placed: bool, grid: ModelGrid, number: int) -> Tensor:
+    """Read a rater's labels and carry them to the network's grid, (R, A, S) uint8.
+
+    Args:
+        path: of the labels.
+        image: that they are of.
+        placed: whether its file says where it lies.
+        grid: the network's.
+        number: of classes.
+    """
     mask = _read(path)
-    same = mask.GetSize() == image.GetSize() and all(
-        np.allclose(a, b, atol=_TOLERANCE)
-        for a, b in (
-            (mask.GetSpacing(), image.GetSpacing()),
-            (mask.GetOrigin(), image.GetOrigin()),
-            (mask.GetDirection(), image.GetDirection()),
-        )
-    )
-    if not same:
+    if difference := _difference(mask, image, placed and has_place(path)):
         raise InputError(
-            f"{path}: the mask is not on its image's grid (size {mask.GetSize()} and "
-            f"{image.GetSize()}, or another place in space). Resample it to the image."
+            f"{path}: the mask is not on its image's grid ({difference}). Resample it to the "
+            "image, or correct the headers if they are of one grid."
         )
     labels = sitk.GetArrayFromImage(mask)
     found = np.unique(labels)
+    if number == 2 and found[-1] == 255 and np.isin(found, _BLACK_AND_WHITE).all():
+        labels = (labels == 255).astype(np.uint8)
+        found = np.unique(labels)
     if not np.isin(found, range(number)).all():
         raise InputError(
             f"{path}: the mask has values {found[:5].tolist()}{' …' if len(found) > 5 else ''}, "
-            f"but the classes are 0 to {number - 1}. Correct the mask"
-            f"{_ONE_FOR_255 if found.tolist() == [0, 255] else ', or the classes'}."
+            f"but the classes are 0 to {number - 1}. Correct the mask, or the classes."
         )
     if grid.shape == grid.input_shape:
         return grid.reorient(torch.from_numpy(labels.astype(np.uint8)))
     shares = torch.stack([grid.to_model((labels == value).astype(np.float32)) for value in found])
     return torch.from_numpy(found.astype(np.uint8))[shares.argmax(0)]
+
+
+def _difference(mask: sitk.Image, image: sitk.Image, in_space: bool) -> str:
+    """Return in what two grids differ; empty if in nothing.
+
+    Args:
+        mask: on one.
+        image: on the other.
+        in_space: False where only their sizes count, for one of the files has no place.
+    """
+    kinds = [("voxels", mask.GetSize(), image.GetSize())]
+    if in_space:
+        kinds += [
+            ("a voxel size of", mask.GetSpacing(), image.GetSpacing()),
+            ("its first voxel at", mask.GetOrigin(), image.GetOrigin()),
+            ("directions of", mask.GetDirection(), image.GetDirection()),
+        ]
+    for kind, its, images in kinds:
+        if not np.allclose(its, images, atol=_TOLERANCE):
+            one, other = (" x ".join(f"{n:.4g}" for n in numbers) for numbers in (its, images))
+            return f"it has {kind} {one}, the image {other}"
+    return ""
 
 
 def _read(path: Path) -> sitk.Image:

@@ -22,6 +22,8 @@ from .synthesis.draw import Draw
 # Voxels across the slab that slices are cut out of, and of those on either side that are only there
 # to be blurred into the others. The thicker the slab, the more its percentiles are the volume's.
 SLAB, MARGIN = 24, 2
+# Sides that a network of five levels can halve.
+_MULTIPLE = 32
 
 
 class Source(Protocol):
@@ -177,6 +179,12 @@ class RaterSource:
         self.images = [case.images.to(device) for case in cases]
         self.masks = [case.masks.to(device) for case in cases]
         self.marked = [case.masks.any(0).nonzero() for case in cases]
+
+    @property
+    def whole(self) -> tuple[int, ...]:
+        """The size of a part that holds any of the images whole, for networks of five levels."""
+        largest = torch.tensor([images.shape[2:] for images in self.images]).amax(0)
+        return tuple((-(-largest // _MULTIPLE) * _MULTIPLE).tolist())
 
     def draw(self, stage: Stage, rng: Generator) -> tuple[Tensor, Tensor]:
         """Return a pair; see `Source`."""

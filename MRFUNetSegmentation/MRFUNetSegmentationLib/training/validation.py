@@ -18,7 +18,7 @@ from ..inference.image_files import read_volume_file
 from ..inference.volume import Geometry, Volume
 from .card import BRAIN_TISSUE_CLASSES, trained_card
 from .config import ConfigError, TrainingConfig, ValidationCase
-from .labels import OTHER, read_label_maps, tissue_table
+from .labels import OTHER, read_label_maps, tissues_of_freesurfer
 from .metrics import SCORED, dice
 from .synthesis import synthesise
 
@@ -114,7 +114,7 @@ def _reference(case: ValidationCase, data: Path, cache: Path | None) -> Referenc
         return _synthesised(case, data, cache)
     volume = read_volume_file(data / case.image)
     if case.labels:
-        tissues = tissue_table()[_on_grid(case.labels, data, volume).astype(int)]
+        tissues = tissues_of_freesurfer(_on_grid(case.labels, data, volume).astype(int))
         return Reference(case.title, volume, {c: tissues == c for c in SCORED})
     masks = {}
     for name, file in case.probabilities.items():
