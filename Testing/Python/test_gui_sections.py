@@ -474,6 +474,15 @@ def test_outlines_of_samples_are_shown_and_hidden(sampled):
     assert ui.showSampleCheckBox.isChecked()
 
 
+def test_interval_of_few_samples_is_called_what_it_is(sampled, monkeypatch):
+    tree = sampled.ui.structuresTree
+    assert tree.headerItem().text(2) == "Least to largest [ml]"
+    monkeypatch.setattr("MRFUNetSegmentationLib.gui.sections.results.FEWEST_FOR_INTERVAL", 5)
+    sampled.parameters.outputSegmentation.Modified()
+    process(sampled)
+    assert tree.headerItem().text(2) == "5 to 95 % [ml]"
+
+
 def test_segment_that_the_samples_know_nothing_of_has_no_interval(sampled):
     """VTK's tables would end the process."""
     segmentation = sampled.parameters.outputSegmentation.GetSegmentation()

@@ -31,7 +31,8 @@ class Structure:
         color: red, green, blue, 0..1.
         visible: whether it is shown.
         volume_ml: of the segment as it is now, edits included; None without a label map.
-        interval_ml: 5th and 95th percentile over the samples; None without samples.
+        interval_ml: 5th and 95th percentile over the samples, of fewer than 19 the least and the
+            largest; None without samples and for one alone.
     """
 
     segment_id: str

@@ -8,6 +8,7 @@ from dataclasses import replace
 import qt
 import vtk
 
+from ...inference.sampled import FEWEST_FOR_INTERVAL
 from ...mrml.results import Structure, structures_of, volumes_ml
 from ..i18n import _
 from ..observation import Observation
@@ -81,6 +82,9 @@ class ResultsSection:
         self._content.watch([(segmentation, event) for event in changes])
         if self._volumes is None:
             self._volumes = volumes_ml(segmentation_node)
+        few = samples is not None and samples.number < FEWEST_FOR_INTERVAL
+        column = _("Least to largest [ml]") if few else _("5 to 95 % [ml]")
+        ui.structuresTree.headerItem().setText(2, column)
         structures = structures_of(segmentation_node, samples, self._volumes)
         if structures != self._structures or not structures:
             self._structures = structures
