@@ -231,6 +231,19 @@ def test_samples_drawn_again_are_taken_back(views, sampled):
     assert "before the last run" in sampled.message
 
 
+def test_volumes_are_those_of_what_is_put_back(sampled):
+    """No segment comes or goes: the label maps alone are others."""
+    before = [row[:2] for row in rows(sampled)]
+    sampled.parameters.seed = 5
+    sampled.apply()
+    sampled.wait_for_end()
+    process(sampled)
+    assert [row[:2] for row in rows(sampled)] != before
+    sampled.ui.takeBackButton.click()
+    process(sampled)
+    assert [row[:2] for row in rows(sampled)] == before
+
+
 def test_samples_are_stepped_through_and_ordered(sampled):
     ui = sampled.ui
     assert [row[2] != "" for row in rows(sampled)] == [True, True]

@@ -496,14 +496,18 @@ def _restore_segments(segmentation, states: Sequence[_SegmentState]) -> None:
             segmentation.AddSegment(state.segment, state.segment_id)
     if states:
         segmentation.ReorderSegments([state.segment_id for state in states])
+    # Label maps that were put into the place of others are as they always were.
+    segmentation.InvokeEvent(segmentation.SourceRepresentationModified)
 
 
 def _restore_segment(state: _SegmentState) -> None:
     segment = state.segment
     segment.SetLabelValue(state.label_value)
-    segment.RemoveAllRepresentations()
+    # Never without a label map: a view in 3D would want to make its surface then.
     for name, representation in state.representations.items():
         segment.AddRepresentation(name, representation)
+    for name in _representations(segment).keys() - state.representations.keys():
+        segment.RemoveRepresentation(name)
     for name, value in state.tags.items():
         if value is None:
             segment.RemoveTag(name)
