@@ -489,7 +489,7 @@ def test_outlines_of_samples_are_shown_and_hidden(sampled):
 
 def test_interval_of_few_samples_is_called_what_it_is(sampled, monkeypatch):
     tree = sampled.ui.structuresTree
-    assert tree.headerItem().text(2) == "Least to largest [ml]"
+    assert tree.headerItem().text(2) == "Range [ml]"
     monkeypatch.setattr("MRFUNetSegmentationLib.gui.sections.results.FEWEST_FOR_INTERVAL", 5)
     sampled.parameters.outputSegmentation.Modified()
     process(sampled)

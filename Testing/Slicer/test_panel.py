@@ -191,6 +191,40 @@ def test_samples_are_stepped_through(sampled):
     picture("5-samples")
 
 
+@pytest.mark.parametrize("again", [False, True])
+def test_result_that_does_not_fit_leaves_the_scene(sampled, monkeypatch, again):
+    """As where memory runs out while nodes are added: they go, and the application stays."""
+    ui = sampled.ui
+    if not again:
+        sampled.parameters.outputSegmentation = None
+
+    def without_memory(*_):
+        process_events(0.2)  # the views show what there is by now
+        raise MemoryError
+
+    before = [node.GetID() for node in segmentations()]
+    monkeypatch.setattr("MRFUNetSegmentationLib.mrml.samples.add_samples_table", without_memory)
+    sampled.apply_and_wait()
+    assert "could not be put into the scene" in sampled.message
+    process_events(0.5)
+    assert [node.GetID() for node in segmentations()] == before
+    monkeypatch.undo()
+    sampled.apply_and_wait()
+    assert "8 plausible segmentations drawn" in sampled.message
+    assert ui.sampleLabel.text == "Sample 1 of 8"
+
+
+def test_samples_put_back_have_their_volumes(sampled):
+    tree = sampled.ui.structuresTree
+    before = tree.topLevelItem(0).text(1)
+    sampled.parameters.seed = 5
+    sampled.apply_and_wait()
+    assert tree.topLevelItem(0).text(1) != before
+    sampled.ui.takeBackButton.click()
+    process_events(0.3)
+    assert tree.topLevelItem(0).text(1) == before
+
+
 def test_samples_play(sampled):
     labels = set()
     sampled.ui.playSamplesButton.click()

@@ -19,6 +19,7 @@ from ..checkpoints.card import SegmentClass
 from ..errors import InputError
 from .browsers import shown_index
 from .geometry import ijk_to_ras, to_vtk
+from .removal import remove_node
 from .subject_hierarchy import place_beside
 from .volumes import check_volume_node, voxels
 
@@ -369,8 +370,13 @@ def _new_node(volume_node, undo: ExitStack):
     scene = volume_node.GetScene()
     name = scene.GenerateUniqueName(f"{volume_node.GetName()} segmentation")
     node = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", name)
-    undo.callback(scene.RemoveNode, node)
+    undo.callback(_remove_if_there, node)
     return node
+
+
+def _remove_if_there(node) -> None:
+    if node.GetScene() is not None:
+        remove_node(node)
 
 
 def ensure_display(node, undo: ExitStack) -> None:
@@ -387,7 +393,8 @@ def ensure_display(node, undo: ExitStack) -> None:
 
 def _remove_display(node) -> None:
     display = node.GetDisplayNode()
-    if display is not None:
+    # The application's 3D views would still look at it when the segments change, and crash.
+    if display is not None and not hasattr(slicer, "app"):
         node.GetScene().RemoveNode(display)
 
 

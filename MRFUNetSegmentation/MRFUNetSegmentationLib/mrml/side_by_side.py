@@ -91,11 +91,12 @@ class SideBySide:
             node = slicer.vtkMRMLSegmentationNode()
             node.SetName(name)
             node.SetSaveWithScene(False)
-            node.SetHideFromEditors(True)
             node = scene.AddNode(node)
             undo.callback(_remove, node)
             node.CopyContent(samples.sequence.GetDataNodeAtValue(str(sample)))
-            ensure_display(node, undo)
+            # All goes with the node; its display alone, before it, would end the application.
+            with_node = ExitStack()
+            ensure_display(node, with_node)
             display = node.GetDisplayNode()
             display.SetSaveWithScene(False)
             if samples.shown is not None and samples.shown.GetDisplayNode() is not None:
@@ -105,7 +106,9 @@ class SideBySide:
             view = scene.GetSingletonNode(tag, "vtkMRMLSliceNode")
             view.SetLayoutLabel(str(sample))
             display.AddViewNodeID(view.GetID())
-            follow_volume(node, samples.volume, undo)
+            follow_volume(node, samples.volume, with_node)
+            # Not before: the application keeps an account of the segments of those in its lists.
+            node.SetHideFromEditors(True)
 
 
 def _spread(samples: SampleSet) -> list[int]:

@@ -15,7 +15,8 @@ def remove_new_nodes(scene, undo: ExitStack) -> None:
     def remove() -> None:
         # Until none is left: a browser that has lost the node that it shows gets a new one.
         while new := [node for node in _nodes(scene) if node.GetID() not in before]:
-            for node in reversed(new):
+            # Displays last: the application crashes where a segmentation has lost its own.
+            for node in sorted(reversed(new), key=lambda node: node.IsA("vtkMRMLDisplayNode")):
                 # A node may have gone together with one removed before.
                 if scene.IsNodePresent(node):
                     scene.RemoveNode(node)

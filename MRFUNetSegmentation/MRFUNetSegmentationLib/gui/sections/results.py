@@ -83,7 +83,7 @@ class ResultsSection:
         if self._volumes is None:
             self._volumes = volumes_ml(segmentation_node)
         few = samples is not None and samples.number < FEWEST_FOR_INTERVAL
-        column = _("Least to largest [ml]") if few else _("5 to 95 % [ml]")
+        column = _("Range [ml]") if few else _("5 to 95 % [ml]")
         ui.structuresTree.headerItem().setText(2, column)
         structures = structures_of(segmentation_node, samples, self._volumes)
         if structures != self._structures or not structures:
