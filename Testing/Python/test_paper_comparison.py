@@ -3,9 +3,14 @@
 import csv
 
 import pytest
+import torch
+from MRFUNetSegmentationLib.checkpoints.load import load_checkpoint
+from MRFUNetSegmentationLib.evaluation import bundled_twin
 from MRFUNetSegmentationLib.evaluation import paper_comparison as comparison
 from MRFUNetSegmentationLib.evaluation.paper_comparison import NETWORKS, Score, configuration
 from MRFUNetSegmentationLib.networks import MRFUNet
+from MRFUNetSegmentationLib.training.run import launched_fabric
+from MRFUNetSegmentationLib.training.trainer import Trainer
 
 
 @pytest.mark.parametrize("width", comparison.WIDTHS)
@@ -55,3 +60,20 @@ def test_report_gives_the_difference_and_its_significance(tmp_path, gain):
     with (tmp_path / "scores.csv").open() as file:
         assert len(list(csv.DictReader(file))) == 36
     assert (tmp_path / "comparison.png").stat().st_size > 10_000
+
+
+def test_the_bundled_models_twin_begins_with_its_weights_but_the_mrf(tmp_path):
+    bundled = load_checkpoint(bundled_twin.BUNDLED)
+    networks = {}
+    for name in NETWORKS:
+        config = bundled_twin.configuration(name, 10)
+        assert not {case.label_map for case in config.validation} & set(config.label_maps)
+        trainer = Trainer(config, None, tmp_path / name, launched_fabric("cpu"), start_from=bundled)
+        networks[name] = trainer.network
+    assert networks["U-Net"].mrf is None
+    image = torch.rand(1, 1, 32, 32, 32)
+    expected = bundled.network.logits(image)
+    for network in networks.values():
+        torch.testing.assert_close(network.eval().logits(image), expected, rtol=0, atol=1e-4)
+    for key, value in networks["MRF-UNet"].mrf.state_dict().items():
+        torch.testing.assert_close(value, bundled.network.mrf.state_dict()[key])

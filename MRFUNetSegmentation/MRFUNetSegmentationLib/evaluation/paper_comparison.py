@@ -125,6 +125,11 @@ def _cases() -> Iterator[ValidationCase]:
                 synthesis=synthesis,
                 name=f"{condition}/{number}",
             )
+    yield from real_cases()
+
+
+def real_cases() -> Iterator[ValidationCase]:
+    """Yield the real scans that have a reference."""
     yield ValidationCase(
         image="voxelmorph_test_scan/vxm_test_T1.nii.gz",
         labels="voxelmorph_test_scan/vxm_test_aseg_label.nii.gz",
@@ -170,17 +175,18 @@ def run(
                     validation.config = config
                     result.write_text(json.dumps(validation(average).metrics), encoding="utf-8")
                 metrics = json.loads(result.read_text(encoding="utf-8"))
-                scores += _scores(metrics, width, network, seed, config.validation)
+                scores += scores_of(metrics, width, network, seed, config.validation)
     return scores
 
 
-def _scores(
+def scores_of(
     metrics: dict[str, float],
     width: int,
     network: str,
     seed: int,
     cases: Sequence[ValidationCase],
 ) -> Iterator[Score]:
+    """Yield the scores of a network, from the metrics of its validation on cases."""
     for case in cases:
         names = [metric_name(c, case.title) for c in SCORED]
         values = [metrics[name] for name in names if name in metrics]
@@ -213,6 +219,20 @@ def _by_image(
 def _table(scores: Sequence[Score]) -> Iterator[str]:
     yield "| condition | j | U-Net | MRF-UNet | MRF-UNet minus U-Net (95 % interval) | p |"
     yield "|---|---|---|---|---|---|"
+    for condition, width, unet, ours, difference, p in comparison_rows(scores):
+        yield f"| {condition} | {width} | {unet:.3f} | {ours:.3f} | {difference} | {p} |"
+    for condition, rows in PAPER.items():
+        for width, (unet, ours) in rows.items():
+            yield (
+                f"| the paper, {condition} | {width} | {unet:.2f} | {ours:.2f} "
+                f"| {ours - unet:+.2f} | |"
+            )
+
+
+def comparison_rows(
+    scores: Sequence[Score],
+) -> Iterator[tuple[str, int, float, float, str, str]]:
+    """Yield condition with its number of images, width, both means, their difference and p."""
     for condition in dict.fromkeys(s.condition for s in scores):
         for width in sorted({s.width for s in scores}):
             unet, ours = (_by_image(scores, width, n, condition) for n in NETWORKS)
@@ -221,16 +241,8 @@ def _table(scores: Sequence[Score]) -> Iterator[str]:
             means = [bootstrap_mean(list(m.values()), images).value for m in (unet, ours)]
             d = paired.difference
             p = "too few" if len(images) < 6 else f"{paired.p:.2g}"
-            yield (
-                f"| {condition} ({len(images)}) | {width} | {means[0]:.3f} | {means[1]:.3f} "
-                f"| {d.value:+.3f} ({d.low:+.3f} to {d.high:+.3f}) | {p} |"
-            )
-    for condition, rows in PAPER.items():
-        for width, (unet, ours) in rows.items():
-            yield (
-                f"| the paper, {condition} | {width} | {unet:.2f} | {ours:.2f} "
-                f"| {ours - unet:+.2f} | |"
-            )
+            difference = f"{d.value:+.3f} ({d.low:+.3f} to {d.high:+.3f})"
+            yield f"{condition} ({len(images)})", width, *means, difference, p
 
 
 def _plot(scores: Sequence[Score], path: Path) -> None:

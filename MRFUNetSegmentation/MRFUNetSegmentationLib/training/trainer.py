@@ -305,6 +305,10 @@ class Trainer:
         if theirs["in_channels"] == 1 < ours["in_channels"]:
             weights = _with_neighbours(weights, self.network.state_dict(), ours["in_channels"])
             del theirs["in_channels"]
+        if theirs.get("mrf") and not ours.get("mrf"):
+            # The twin of an MRF-UNet without its MRF.
+            weights = {k: v for k, v in weights.items() if not k.startswith("mrf.")}
+            theirs = {k: v for k, v in theirs.items() if not k.startswith("mrf")}
         difference = _difference(theirs, ours)
         if difference:
             raise MRFUNetError(
