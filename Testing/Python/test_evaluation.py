@@ -728,6 +728,17 @@ class TestCaseList:
         with pytest.raises(InputError, match=said):
             load_case(case, cases, tmp_path)
 
+    def test_labels_without_the_structure_may_be_right(self, folder, tmp_path):
+        """A healthy brain has no lesions, but its other structures."""
+
+        def others(own):
+            return np.where(own == 1, 41, np.where(own == 2, 2, 0)).astype(np.uint8)
+
+        case, cases = self.case(tmp_path, folder, others, values={"White matter": (77,)})
+        found = load_case(case, cases, tmp_path)
+        assert not found.reference["White matter"].any()
+        assert any("the labels are 2, 41, and `values` names 77: nothing" in n for n in found.notes)
+
     def test_labels_of_other_kinds(self, folder, tmp_path):
         """Below 0, of thousands, or not a number, where nothing was labelled."""
 

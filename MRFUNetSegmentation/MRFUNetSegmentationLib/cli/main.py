@@ -33,7 +33,7 @@ def _one_line(error: Exception) -> str:
     if lacks_memory(error):
         error = too_little_memory()
     text = " ".join(str(error).split())
-    if isinstance(error, PermissionError):
+    if isinstance(error, PermissionError) and error.filename:
         return f"{error.filename}: no permission. Check the path and who may read and write there."
     if isinstance(error, MRFUNetError):
         return text

@@ -271,12 +271,12 @@ def load_case(
     reference, foreground = {}, np.zeros(volume.array.shape, dtype=bool)
     if case.labels:
         labels = files.labels(case.labels)
-        reference, foreground = _masks(case.labels, labels, case, cases), labels > 0
+        reference, foreground = files.masks(case.labels, labels, case, cases), labels > 0
     for structure, file in case.probabilities.items():
         probability = files.array(file)
         reference[structure] = probability > 0.5 * probability.max()
         foreground |= reference[structure]
-    raters = [_masks(file, files.labels(file), case, cases) for file in case.raters]
+    raters = [files.masks(file, files.labels(file), case, cases) for file in case.raters]
     mask = _mask(case, files, volume, foreground)
     scored = case.scored or cases.structures
     return LoadedCase(
@@ -309,35 +309,11 @@ def _mask(
     return files.array(case.mask) > 0
 
 
-def _masks(file: str, labels: np.ndarray, case: Case, cases: CaseList) -> dict[str, np.ndarray]:
-    """Return the mask of each structure that a label map can tell."""
-    if case.convention == FREESURFER:
-        tissues = tissues_of_freesurfer(labels)
-        values = {c["name"].casefold(): c["value"] for c in BRAIN_TISSUE_CLASSES}
-        known = {s: values[s.casefold()] for s in cases.structures if s.casefold() in values}
-        if not known:
-            raise InputError(
-                f"{file}: of FreeSurfer's labels the structures "
-                f"{', '.join(c['name'] for c in BRAIN_TISSUE_CLASSES)} are known, and the list has "
-                f"{', '.join(cases.structures)}. Name the structures so, or give `values`."
-            )
-        return {s: tissues == value for s, value in known.items()}
-    named = {value for values in case.values.values() for value in values}
-    found = np.unique(labels[labels != 0]).tolist()
-    if found and named.isdisjoint(found):
-        raise InputError(
-            f"{file}: the labels are {', '.join(map(str, found[:8]))}{' …' if found[8:] else ''}, "
-            f"and `values` names {', '.join(map(str, sorted(named)))}. Correct `values`, or the "
-            "file."
-        )
-    return {s: np.isin(labels, values) for s, values in case.values.items()}
-
-
 class _FilesOnGrid:
     """Reads files that must lie voxel for voxel on a scan.
 
     Attributes:
-        notes: on those that lie a little beside it.
+        notes: on those that lie a little beside it, or hold none of the values that are named.
 
     Args:
         data: folder below which they lie.
@@ -361,6 +337,34 @@ class _FilesOnGrid:
                 "map that belongs to the scan; a map of probability goes under `probabilities`."
             )
         return labels.astype(np.int64)
+
+    def masks(
+        self, file: str, labels: np.ndarray, case: Case, cases: CaseList
+    ) -> dict[str, np.ndarray]:
+        """Return the mask of each structure that a file's labels can tell."""
+        if case.convention == FREESURFER:
+            tissues = tissues_of_freesurfer(labels)
+            values = {c["name"].casefold(): c["value"] for c in BRAIN_TISSUE_CLASSES}
+            known = {s: values[s.casefold()] for s in cases.structures if s.casefold() in values}
+            if not known:
+                raise InputError(
+                    f"{file}: of FreeSurfer's labels the structures "
+                    f"{', '.join(c['name'] for c in BRAIN_TISSUE_CLASSES)} are known, and the list "
+                    f"has {', '.join(cases.structures)}. Name the structures so, or give `values`."
+                )
+            return {s: tissues == value for s, value in known.items()}
+        named = {value for values in case.values.values() for value in values}
+        found = np.unique(labels[labels != 0]).tolist()
+        if found and named.isdisjoint(found):
+            has = (
+                f"{file}: the labels are {', '.join(map(str, found[:8]))}"
+                f"{' …' if found[8:] else ''}, and `values` names "
+                f"{', '.join(map(str, sorted(named)))}"
+            )
+            if len(found) == 1:  # a mask, of one structure: what else should it be?
+                raise InputError(f"{has}. Correct `values`, or the file.")
+            self.notes.append(f"{has}: nothing is marked")
+        return {s: np.isin(labels, values) for s, values in case.values.items()}
 
     def array(self, file: str) -> np.ndarray:
         """Return the values [k, j, i] of a file."""

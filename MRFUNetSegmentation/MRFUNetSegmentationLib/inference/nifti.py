@@ -6,6 +6,7 @@ NIfTI-1", 2004).
 
 from __future__ import annotations
 
+import glob
 import gzip
 import math
 import zlib
@@ -174,7 +175,7 @@ def _files(path: Path) -> tuple[Path | None, Path | None]:
     name = path.name.lower()
     if name.endswith(_SINGLE):
         return path, path
-    pair = {file.suffix.lower(): file for file in path.parent.glob(f"{path.stem}.*")}
+    pair = {file.suffix.lower(): file for file in path.parent.glob(f"{glob.escape(path.stem)}.*")}
     if path.suffix.lower() in (_HEADER, _VOXELS) and _HEADER in pair and _VOXELS in pair:
         return pair[_HEADER], pair[_VOXELS]
     return None, None
