@@ -539,12 +539,16 @@ class TestRaters:
                 raters=("rater.nii.gz",),
                 values={"Grey matter": (1,)},
             )
-            for name in ("a", "b")
+            for name in ("a", "b", "c")
         )
         results = [
             evaluate(CaseList("t", ("Grey matter",), order, samples=(1,)), tmp_path, [method])
             for order in (cases, cases[::-1])
         ]
+        text = write_report(tmp_path / "report", results[0], [method]).read_text(encoding="utf-8")
+        energies = [r.distances[1].energy.squared for r in results[0].raters["m"].values()]
+        mean = bootstrap_mean(energies, ["a", "b", "c"])
+        assert f"| m | {mean.value:.3f} [{mean.low:.3f}, {mean.high:.3f}] |" in text
         first, again = (
             {c: r.distances[1].energy for c, r in o.raters["m"].items()} for o in results
         )

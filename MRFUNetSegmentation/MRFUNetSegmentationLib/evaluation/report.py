@@ -214,9 +214,11 @@ def _raters_section(folder: Path, results: Results) -> list[str]:
     for method, by_case in results.raters.items():
         energies[method], matched[method] = {}, {}
         for n in sorted({n for r in by_case.values() for n in r.distances}):
-            found = [r.distances[n] for r in by_case.values() if n in r.distances]
+            names = [case for case, r in by_case.items() if n in r.distances]
+            found = [by_case[case].distances[n] for case in names]
             if found:
-                energies[method][n] = float(np.mean([d.energy.squared for d in found]))
+                values = [d.energy.squared for d in found]
+                energies[method][n] = bootstrap_mean(values, _subjects(results, names))
                 matched[method][n] = float(np.mean([d.matched_iou for d in found]))
                 known = [d.floor for d in found if not np.isnan(d.floor)]
                 floors[n] = float(np.mean(known)) if known else float("nan")
@@ -225,12 +227,14 @@ def _raters_section(folder: Path, results: Results) -> list[str]:
         if largest not in numbers:
             results.notes.append(
                 f"{method} has {largest} samples, fewer than any number in the table: GED² "
-                f"{_number(energies[method][largest])}"
+                f"{_number(energies[method][largest].value)}"
             )
-        rows.append([method, *(_number(energies[method].get(n)) for n in numbers),
+        shown = (_mean_text(energies[method].get(n), ".3f", False) for n in numbers)
+        rows.append([method, *shown,
                      _number(matched[method][largest]), _number(np.mean(diversity))])  # fmt: skip
     rows.append(["raters' floor", *(_number(floors.get(n)) for n in numbers), "-", "-"])
-    pictures.draw_energy(folder / "energy.png", energies, floors)
+    curves = {m: {n: mean.value for n, mean in of.items()} for m, of in energies.items()}
+    pictures.draw_energy(folder / "energy.png", curves, floors)
     lines = [
         "## Against several raters",
         "",
