@@ -83,12 +83,12 @@ def _write_held_back(config, data: Path, path: Path) -> None:
     """List what a run holds back, for `mrfunet evaluate`."""
     from ..evaluation.cases import Case, write_case_list
     from ..training.card import BRAIN_TISSUE_CLASSES
-    from ..training.rater_data import held_back
+    from ..training.rater_data import WHITE, held_back
 
     classes = config.classes or BRAIN_TISSUE_CLASSES
     values = {c["name"]: (c["value"],) for c in classes if not c.get("background")}
     if len(values) == 1:  # of two classes masks may be black and white
-        values = {name: (*value, 255) for name, value in values.items()}
+        values = {name: (*value, WHITE) for name, value in values.items()}
     cases = [
         Case(name, image, raters=tuple(masks), values=values)
         for name, (image, masks) in held_back(config, data).items()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -49,10 +48,9 @@ def read_volume_file(
         )
     image, warnings = (_read_series(path, series), ()) if path.is_dir() else _read_file(path)
     try:
-        volume = Volume.from_image(image, replace_non_finite=replace_non_finite)
+        return Volume.from_image(image, replace_non_finite=replace_non_finite, warnings=warnings)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
-    return replace(volume, warnings=warnings)
 
 
 def read_image(path: Path) -> sitk.Image:
@@ -158,8 +156,7 @@ def _with_lost_values(image: sitk.Image, floats: np.ndarray) -> sitk.Image:
     if len(floats) != image.GetNumberOfPixels() or finite.all():
         return image
     array = sitk.GetArrayFromImage(image)
-    if array.dtype.kind == "f":
-        array.ravel()[~finite] = np.nan
+    array.ravel()[~finite] = np.nan
     restored = sitk.GetImageFromArray(array)
     restored.CopyInformation(image)
     return restored

@@ -102,7 +102,7 @@ def read_nifti(path: Path) -> NiftiFile | None:
 class _Header:
     """The entries of a header that are needed."""
 
-    def __init__(self, content: bytes) -> None:
+    def __init__(self, content: bytearray) -> None:
         self._content = content
         self._order = "<" if content[:2] == b"\x5c\x01" else ">"  # the header's own size, 348
 
@@ -130,7 +130,7 @@ class _Header:
         """Where the voxels end in their file."""
         return self._offset + math.prod(self._shape) * int(self._entries("i2", 72)[0]) // 8
 
-    def floats(self, content: bytes) -> np.ndarray | None:
+    def floats(self, content: bytearray) -> np.ndarray | None:
         """Return the voxels of a file's content; None where they are integers."""
         kind = _FLOATS.get(int(self._entries("i2", 70)[0]))
         if kind is None:
@@ -181,7 +181,7 @@ def _files(path: Path) -> tuple[Path | None, Path | None]:
     return None, None
 
 
-def _content(path: Path, number: int, whole: bool = False) -> bytes:
+def _content(path: Path, number: int, whole: bool = False) -> bytearray:
     """Return the first bytes of a file, decompressed; fewer if it ends before.
 
     Args:
@@ -208,4 +208,4 @@ def _content(path: Path, number: int, whole: bool = False) -> bytes:
             # What follows the compressed voxels is nothing to ITK either.
             if len(content) < number or "Not a gzipped file" not in str(error):
                 raise
-    return bytes(content)
+    return content

@@ -77,12 +77,19 @@ class Volume:
         _check_geometry(self.geometry, self.array.shape)
 
     @classmethod
-    def from_image(cls, image: sitk.Image, *, replace_non_finite: bool = False) -> Volume:
+    def from_image(
+        cls,
+        image: sitk.Image,
+        *,
+        replace_non_finite: bool = False,
+        warnings: tuple[str, ...] = (),
+    ) -> Volume:
         """Take over a SimpleITK image.
 
         Args:
             image: 3D, one component.
             replace_non_finite: put the smallest finite value in the place of NaN and infinity.
+            warnings: what the user should know of it.
         """
         if image.GetNumberOfComponentsPerPixel() != 1:
             raise InputError(
@@ -93,7 +100,7 @@ class Volume:
         array = sitk.GetArrayFromImage(image)
         if replace_non_finite:
             array = with_finite_values(array)
-        return cls(array, Geometry.from_image(image))
+        return cls(array, Geometry.from_image(image), warnings)
 
 
 def with_finite_values(array: np.ndarray) -> np.ndarray:

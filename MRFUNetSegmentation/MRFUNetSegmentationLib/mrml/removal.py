@@ -6,8 +6,13 @@ from .subject_hierarchy import remove_item
 
 
 def remove_node(node) -> None:
-    """Take a node out of its scene, with its displays and its item in the subject hierarchy."""
+    """Take a node out of its scene, with its displays and its item in the subject hierarchy.
+
+    Nothing happens to one that has left it already.
+    """
     scene = node.GetScene()
+    if scene is None:
+        return
     displays = []
     if node.IsA("vtkMRMLDisplayableNode"):
         displays = [node.GetNthDisplayNode(n) for n in range(node.GetNumberOfDisplayNodes())]

@@ -370,13 +370,8 @@ def _new_node(volume_node, undo: ExitStack):
     scene = volume_node.GetScene()
     name = scene.GenerateUniqueName(f"{volume_node.GetName()} segmentation")
     node = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", name)
-    undo.callback(_remove_if_there, node)
+    undo.callback(remove_node, node)
     return node
-
-
-def _remove_if_there(node) -> None:
-    if node.GetScene() is not None:
-        remove_node(node)
 
 
 def ensure_display(node, undo: ExitStack) -> None:

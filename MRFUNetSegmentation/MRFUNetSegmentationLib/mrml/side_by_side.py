@@ -92,7 +92,7 @@ class SideBySide:
             node.SetName(name)
             node.SetSaveWithScene(False)
             node = scene.AddNode(node)
-            undo.callback(_remove, node)
+            undo.callback(remove_node, node)
             node.CopyContent(samples.sequence.GetDataNodeAtValue(str(sample)))
             # All goes with the node; its display alone, before it, would end the application.
             with_node = ExitStack()
@@ -138,8 +138,3 @@ def _layout(views: list[str]) -> str:
     rows = [views] if len(views) < 3 else [views[:2], views[2:]]
     items = [f'<item><layout type="horizontal">{"".join(row)}</layout></item>' for row in rows]
     return f'<layout type="vertical" split="true">{"".join(items)}</layout>'
-
-
-def _remove(node) -> None:
-    if node.GetScene() is not None:
-        remove_node(node)

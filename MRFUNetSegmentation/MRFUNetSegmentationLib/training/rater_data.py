@@ -35,8 +35,8 @@ from ..inference.volume import MINIMUM_SIDE, Geometry
 from .card import NORMALISATION, ORIENTATION
 from .config import TrainingConfig
 
-# What programs for pictures make of the values of a mask.
-_BLACK_AND_WHITE = [0, 255]
+# What programs for pictures make of 1 in a mask of two classes.
+WHITE = 255
 # Files that systems put into folders.
 _FOREIGN = ("thumbs.db", "desktop.ini")
 # Largest difference of two files' positions in space that are meant to be the same, mm.
@@ -221,8 +221,8 @@ def _labels(path: Path, image: sitk.Image, placed: bool, grid: ModelGrid, number
         )
     labels = sitk.GetArrayFromImage(mask)
     found = np.unique(labels)
-    if number == 2 and found[-1] == 255 and np.isin(found, _BLACK_AND_WHITE).all():
-        labels = (labels == 255).astype(np.uint8)
+    if number == 2 and found[-1] == WHITE and np.isin(found, (0, WHITE)).all():
+        labels = (labels == WHITE).astype(np.uint8)
         found = np.unique(labels)
     if not np.isin(found, range(number)).all():
         raise InputError(
