@@ -1,16 +1,21 @@
 """The comparison of networks with and without MRF: fair pairs, and a report that says so."""
 
 import csv
+from dataclasses import replace
 
+import numpy as np
 import pytest
+import SimpleITK as sitk
 import torch
 from MRFUNetSegmentationLib.checkpoints.load import load_checkpoint
 from MRFUNetSegmentationLib.evaluation import bundled_twin
 from MRFUNetSegmentationLib.evaluation import paper_comparison as comparison
-from MRFUNetSegmentationLib.evaluation.paper_comparison import NETWORKS, Score, configuration
+from MRFUNetSegmentationLib.evaluation.paper_comparison import configuration
+from MRFUNetSegmentationLib.evaluation.twins import NETWORKS, REAL, Score, Twins
 from MRFUNetSegmentationLib.networks import MRFUNet
+from MRFUNetSegmentationLib.training.config import ValidationCase
 from MRFUNetSegmentationLib.training.run import launched_fabric
-from MRFUNetSegmentationLib.training.trainer import Trainer
+from MRFUNetSegmentationLib.training.trainer import STATE_FILE, Trainer
 
 
 @pytest.mark.parametrize("width", comparison.WIDTHS)
@@ -42,7 +47,7 @@ def scores(gain):
                 if network == "MRF-UNet":
                     dice += gain * (1 + 0.1 * n)
                 yield Score(1, network, seed, "thick slices", str(n), dice)
-            yield Score(1, network, seed, comparison.REAL, "a scan", 0.5)
+            yield Score(1, network, seed, REAL, "a scan", 0.5)
 
 
 @pytest.mark.parametrize("gain", [0.05, -0.05])
@@ -60,6 +65,48 @@ def test_report_gives_the_difference_and_its_significance(tmp_path, gain):
     with (tmp_path / "scores.csv").open() as file:
         assert len(list(csv.DictReader(file))) == 36
     assert (tmp_path / "comparison.png").stat().st_size > 10_000
+
+
+def test_networks_are_trained_and_scored_once(tmp_path):
+    k, j, i = np.mgrid[-16:16, -16:16, -16:16] + 0.5
+    radius = np.sqrt(i**2 + j**2 + k**2)
+    shells = [radius < 3, radius < 8, radius < 11, radius < 13]
+    labels = sitk.GetImageFromArray(np.select(shells, [4, 2, 3, 24], 0).astype(np.int16))
+    for name in ("map", "other"):
+        sitk.WriteImage(labels, str(tmp_path / f"{name}.nii.gz"))
+    side = (24, 24, 24)
+    cases = tuple(
+        ValidationCase(
+            label_map="other.nii.gz", seed=n, shape=side, voxel_size=1.2, name=f"any/{n}"
+        )
+        for n in (1, 2)
+    )
+
+    def run(network: str) -> list[Score]:
+        config = configuration(1, network, 5, 2)
+        stage = replace(config.stages[0], shape=side, voxel_size=(1.0, 1.4))
+        small = replace(
+            config,
+            network=replace(config.network, encoder=(2, 4), decoder=(4, 2)),
+            stages=(stage,),
+            label_maps=("map.nii.gz",),
+            validation=cases,
+        )
+        return list(Twins(tmp_path, tmp_path / "runs", "cpu").scores(small, network, width=1))
+
+    first = {network: run(network) for network in NETWORKS}
+    for network, found in first.items():
+        assert [(s.width, s.network, s.seed, s.condition) for s in found] == [
+            (1, network, 5, "any")
+        ] * 2
+        assert [s.image for s in found] == ["1", "2"]
+        assert all(0 <= s.dice <= 1 for s in found)
+    assert first["U-Net"][0].dice != first["MRF-UNet"][0].dice
+    states = list((tmp_path / "runs").glob(f"*/{STATE_FILE}"))
+    assert len(states) == 2
+    for path in states:
+        path.write_text("would not be read")
+    assert {network: run(network) for network in NETWORKS} == first
 
 
 def test_the_bundled_models_twin_begins_with_its_weights_but_the_mrf(tmp_path):

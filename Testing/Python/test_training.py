@@ -470,6 +470,34 @@ def test_two_processes_see_what_one_sees_in_batches_of_two(data, tmp_path):
         )
 
 
+def test_frozen_weights_stay_as_they_are(data):
+    change(
+        data,
+        ("seed = 3", "seed = 3\nweight_decay = 0.1"),
+        ("steps = 2\n", 'steps = 2\nfrozen = ["unet.encoder", "mrf."]\n'),
+    )
+    run = prepare(load_config(data / "small.toml"), data, data / "run", "cpu")
+    seen = {}
+
+    def see(line: str) -> None:
+        if "validation" in line:
+            weights = run.network.named_parameters()
+            seen[run.step] = {name: weight.detach().clone() for name, weight in weights}
+
+    run.run(report=see)
+    same = {name for name, weight in seen[4].items() if torch.equal(weight, seen[6][name])}
+    assert same == {name for name in seen[4] if name.startswith(("unet.encoder", "mrf."))}
+
+
+@pytest.mark.parametrize(
+    ("frozen", "message"), [("unet.coder", "no weight .* begins"), ("", "nothing to train")]
+)
+def test_weights_to_freeze_must_be_there_and_not_all(data, frozen, message):
+    change(data, ("steps = 2\n", f'steps = 2\nfrozen = ["{frozen}"]\n'))
+    with pytest.raises(ConfigError, match=rf"stages\[1\].frozen: .*{message}"):
+        prepare(load_config(data / "small.toml"), data, data / "run", "cpu")
+
+
 def test_missing_packages_are_named(data, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "tensorboard", None)
     code = main(["train", str(data / "small.toml"), "--data", str(data), "-o", str(tmp_path / "r")])

@@ -12,21 +12,14 @@ goes on where it stopped.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ..checkpoints.load import load_checkpoint
 from ..training import config as training_config
 from ..training.config import TrainingConfig, ValidationCase, load_config
-from ..training.labels import read_label_maps
-from ..training.run import launched_fabric
-from ..training.sources import SynthesisSource
 from ..training.synthesis import SynthesisConfig
-from ..training.trainer import Trainer
-from ..training.validation import TissueValidation
-from .paper_comparison import NETWORKS, Score, comparison_rows, real_cases, scores_of
+from .twins import NETWORKS, Score, Twins, comparison_rows, real_cases
 
 BUNDLED = "brain-tissue"
 CONFIG = Path(training_config.__file__).with_name("configs") / f"{BUNDLED}.toml"
@@ -78,32 +71,12 @@ def _synthesised(voxel_size: float) -> Iterator[ValidationCase]:
 
 def run(data: Path, folder: Path, steps: int, device: str) -> list[Score]:
     """Train and score both networks; what `folder` holds already is not done again."""
-    fabric = launched_fabric(device)
-    cache = folder / "label-maps"
-    source = validation = None
-    scores = []
-    for network in NETWORKS:
-        config = configuration(network, steps)
-        result = folder / config.name / "scores.json"
-        if not result.exists():
-            source = source or SynthesisSource(
-                read_label_maps([data / name for name in config.label_maps], cache), fabric.device
-            )
-            trainer = Trainer(
-                config,
-                source,
-                folder / config.name,
-                fabric,
-                start_from=load_checkpoint(BUNDLED),
-            )
-            trainer.run(report=lambda line, name=config.name: print(name, line, flush=True))
-            validation = validation or TissueValidation(config, data, device, cache)
-            validation.config = config
-            found = validation(load_checkpoint(trainer.checkpoint_file).network)
-            result.write_text(json.dumps(found.metrics), encoding="utf-8")
-        metrics = json.loads(result.read_text(encoding="utf-8"))
-        scores += scores_of(metrics, 0, network, config.seed, config.validation)
-    return scores
+    twins = Twins(data, folder, device)
+    return [
+        score
+        for network in NETWORKS
+        for score in twins.scores(configuration(network, steps), network, start_from=BUNDLED)
+    ]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

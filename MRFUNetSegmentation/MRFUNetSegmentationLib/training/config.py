@@ -56,6 +56,7 @@ class Stage:
         synthesis: ranges of the generative model.
         latent: False to train a Probabilistic U-Net at the latent 0 alone. Once its U-Net finds
             what the image shows, what is left for the latent is what raters differ in.
+        frozen: beginnings of the names of weights that stay as they are, as "unet.encoder.3.".
     """
 
     steps: int
@@ -67,6 +68,7 @@ class Stage:
     accumulate: int = 1
     synthesis: SynthesisConfig = field(default_factory=SynthesisConfig)
     latent: bool = True
+    frozen: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "accumulate"):

@@ -80,6 +80,7 @@ class Trainer:
             # Decoupled: Adam's own would bring weights without gradients to 0 within a stage.
             torch.optim.AdamW(self.network.parameters(), weight_decay=config.weight_decay),
         )
+        self._check_frozen()
         self.step = 0
         self.best = -math.inf
         self.stale = 0  # validations since the best
@@ -165,6 +166,9 @@ class Trainer:
                 self.fabric.backward(loss / stage.accumulate)
             for name, value in {"loss": loss.detach(), **observed}.items():
                 total[name] = total.get(name, 0) + value / stage.accumulate
+        # Without a gradient the optimiser leaves a weight alone, its decay included.
+        for weight in self._frozen(stage).values():
+            weight.grad = None
         norm = self.fabric.clip_gradients(
             self._parallel,
             self.optimiser,
@@ -180,6 +184,23 @@ class Trainer:
         self._update_average()
         images = stage.accumulate * stage.batch_size * self.fabric.world_size
         return {name: float(value) for name, value in total.items()}, drawing, images
+
+    def _frozen(self, stage: Stage) -> dict[str, nn.Parameter]:
+        """Return the weights that a stage leaves as they are, by name."""
+        named = self.network.named_parameters()
+        return {name: weight for name, weight in named if name.startswith(stage.frozen)}
+
+    def _check_frozen(self) -> None:
+        names = [name for name, _ in self.network.named_parameters()]
+        for number, stage in enumerate(self.config.stages):
+            for start in stage.frozen:
+                if not any(name.startswith(start) for name in names):
+                    raise ConfigError(
+                        f"stages[{number}].frozen: no weight of the network begins with {start!r}; "
+                        f"their names are {names[0]} to {names[-1]}"
+                    )
+            if len(self._frozen(stage)) == len(names):
+                raise ConfigError(f"stages[{number}].frozen: leaves nothing to train")
 
     def _batch(self, stage: Stage, number: int) -> tuple[Tensor, Tensor, float]:
         """Draw this process's batch of a step; return images, labels and the seconds it took."""
