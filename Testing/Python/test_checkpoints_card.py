@@ -130,6 +130,15 @@ def test_classes_must_be_numbered_as_channels(card):
         ModelCard.from_dict(card)
 
 
+@pytest.mark.parametrize("background", [None, 2])
+def test_value_0_is_the_backgrounds(card, background):
+    """Label maps and Slicer's segments take 0 for nothing."""
+    for n, entry in enumerate(card["classes"]):
+        entry["background"] = n == background
+    with pytest.raises(CheckpointError, match="has value 0, which must be the background"):
+        ModelCard.from_dict(card)
+
+
 def test_names_must_differ(card):
     card["classes"][2]["name"] = card["classes"][1]["name"]
     with pytest.raises(CheckpointError, match="names must differ"):

@@ -114,7 +114,7 @@ def test_card_that_does_not_fit_its_network(tiny_card, architecture, plane, clas
 def test_one_channel_is_the_structure_and_not_the_background(tiny_card):
     changed = with_architecture(tiny_card, {**PROBABILISTIC, "classes": 1}, None, 2).to_dict()
     changed["classes"][0]["background"], changed["classes"][1]["background"] = False, True
-    with pytest.raises(CheckpointError, match="first of the two classes must be the background"):
+    with pytest.raises(CheckpointError, match="has value 0, which must be the background"):
         build_network(ModelCard.from_dict(changed))
 
 

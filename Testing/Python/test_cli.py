@@ -76,6 +76,7 @@ def test_results(segment, scan, tmp_path, capsys, tiny_card):
     assert report["device"].startswith(("cpu", "cuda"))
     assert set(report["versions"]) >= {"mrfunet", "torch", "SimpleITK"}
     assert report["warnings"] == []
+    assert report["options"] == {"mrf": True, "intensities": False, "tolerance": 0.0}
 
     printed = capsys.readouterr()
     assert "Grey matter" in printed.out

@@ -84,7 +84,7 @@ def test_files_say_what_the_written_samples_are(segment, scan, tmp_path, capsys)
     report = json.loads((out / "report.json").read_text(encoding="utf-8"))
     samples = report["samples"]
     assert (samples["number"], samples["seed"], samples["consensus"]) == (5, 4, "majority")
-    assert samples["mrf"] is True and "disagreement" in samples["meaning"]
+    assert report["options"]["mrf"] is True and "disagreement" in samples["meaning"]
     assert samples["maps"]["variance"]["maximum"] == pytest.approx(1 / 3)
     consensus, ml = read(out / "segmentation.nii.gz"), np.prod(source.GetSpacing()) / 1000
     with (out / "volumes.csv").open() as file:
@@ -108,7 +108,7 @@ def test_files_say_what_the_written_samples_are(segment, scan, tmp_path, capsys)
     [
         (1, ""),
         (18, ", 1.0 to 2.0 ml from the least to the largest of 18 samples"),
-        (19, ", 1.0 to 2.0 ml in 90 % of 19 samples"),
+        (19, ", 1.0 to 2.0 ml hold a further sample with 90 % (19 drawn)"),
     ],
 )
 def test_an_interval_is_called_what_it_is(samples, said):
@@ -134,7 +134,7 @@ def test_without_asking_only_what_is_small_is_written(segment, tmp_path):
     assert segment("--samples", 2, "--consensus", "staple", "--no-mrf") == 0
     assert {p.name for p in (tmp_path / "out").iterdir()} == PLAIN | {"volumes.csv"}
     report = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
-    assert report["samples"]["mrf"] is False
+    assert report["options"]["mrf"] is False
     assert "Comparing the samples" in report["timings_s"]
 
 

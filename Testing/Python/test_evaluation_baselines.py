@@ -69,8 +69,6 @@ def test_samples_leave_out_channels_and_the_segmentation_does_not(config, checkp
     plain, dropout = (
         method("m", [checkpoint], structures, "cpu") for method in (ModelMethod, DropoutMethod)
     )
-    assert dropout.samples_differ
-    assert not plain.samples_differ
     samples = dropout.samples(volume, 3, seed=5)
     assert samples.shape == (3, *array.shape)
     assert not np.array_equal(samples[0], samples[1])

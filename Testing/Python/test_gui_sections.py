@@ -500,9 +500,10 @@ def test_segment_that_the_samples_know_nothing_of_has_no_interval(sampled):
     """VTK's tables would end the process."""
     segmentation = sampled.parameters.outputSegmentation.GetSegmentation()
     segmentation.GetNthSegment(0).SetName("Renamed")
+    segmentation.AddEmptySegment("mine", "White matter")
     process(sampled)
-    assert [row[0] for row in rows(sampled)] == ["Renamed", "White matter"]
-    assert [row[2] != "" for row in rows(sampled)] == [False, True]
+    assert [row[0] for row in rows(sampled)] == ["Renamed", "White matter", "White matter"]
+    assert [row[2] != "" for row in rows(sampled)] == [True, True, False]
 
 
 def test_exploration_begins_again_after_it_was_ended_at_once(sampled):

@@ -4,6 +4,7 @@ import itertools
 import subprocess
 import sys
 import time
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +13,8 @@ import SimpleITK as sitk
 import torch
 from MRFUNetSegmentationLib.checkpoints.load import load_checkpoint
 from MRFUNetSegmentationLib.errors import Cancelled, DeviceError, InputError
-from MRFUNetSegmentationLib.inference import devices, run
+from MRFUNetSegmentationLib.inference import devices, normalise, run
+from MRFUNetSegmentationLib.inference.batches import Slices
 from MRFUNetSegmentationLib.inference.devices import (
     describe_devices,
     resolve_device,
@@ -94,7 +96,7 @@ def test_network_sees_the_volume_at_its_own_voxel_size(tiny_checkpoint):
     # The same network on a volume of that voxel size, carried to the model's grid by hand.
     card = checkpoint.card.input
     grid = ModelGrid.of(volume.geometry, card.voxel_size, card.orientation)
-    image = coarse._normalised(volume, grid)
+    image = coarse._normalised(volume, grid, run.Run({}, lambda *step: None, lambda: False))
     with torch.no_grad():
         posterior = coarse.network(resize(image, (11, 12, 10))[None, None])[0]
     on_grid = resize(posterior, grid.shape)
@@ -213,6 +215,15 @@ def test_tiles_agree_with_the_whole(segmenter, tiny_checkpoint):
     np.testing.assert_array_equal(whole.labels, tiled.labels)
 
 
+@pytest.mark.parametrize("values", [(0, 1), (-1000, 5)])
+def test_of_two_values_neither_is_padding(segmenter, values):
+    array = np.full((20, 24, 28), values[0], np.int16)
+    array[5:15, 6:18, 7:21] = values[1]
+    result = segmenter.segment(Volume(array, geometry(array)), maps=["entropy"])
+    assert np.isfinite(result.maps["entropy"]).all()
+    assert normalise.without_padding(array) is array
+
+
 def test_out_of_memory_steps_down_and_says_so(segmenter, monkeypatch):
     array = head((150, 140, 130))
     volume = Volume(array, geometry(array))
@@ -253,6 +264,58 @@ def test_what_takes_the_whole_volume_is_not_tried_in_parts(segmenter):
     with pytest.raises(InputError, match="too little memory"):
         segmenter.on_device(none_left, run.Run({}, lambda *step: None, lambda: False))
     assert len(tried) == 1
+
+
+def test_a_single_slice_that_needs_too_much_memory_is_tried_once():
+    batches = Slices(2**18, axis=0)
+    for shape, expected in (
+        ((30, 128, 128), 8 * 128**2),
+        ((3, 128, 128), 128**2),
+        ((1, 128, 128), None),
+        ((30, 512, 512), None),
+        ((30, 600, 600), None),
+    ):
+        assert batches.smaller(shape) == expected
+
+
+def test_memory_of_what_failed_is_free_before_the_next_try(segmenter, monkeypatch):
+    alive, held = [], []
+    step_down = segmenter._step_down
+
+    def fails(predictor):
+        if held:
+            return "done"
+        tensor = torch.zeros(3)
+        held.append(weakref.ref(tensor))
+        raise torch.OutOfMemoryError("out of memory")
+
+    def watched(shape, run):
+        alive.append(held[0]() is not None)
+        step_down(shape, run)
+
+    monkeypatch.setattr(segmenter, "_step_down", watched)
+    no_run = run.Run({}, lambda *step: None, lambda: False)
+    assert segmenter.on_device(fails, no_run, (200, 200, 200)) == "done"
+    assert alive == [False]
+
+
+def test_cancel_is_asked_while_a_volume_is_resampled(segmenter):
+    array, asked, stages = head((60, 60, 60)), [], []
+    segmenter.segment(
+        Volume(array, geometry(array, (1.0, 1.0, 3.0))),
+        lambda stage, fraction: stages.append(stage),
+        lambda: asked.append(stages[-1] if stages else "") or False,
+    )
+    assert asked.count(run.RESAMPLING) > 20
+
+
+def test_options_of_a_run_are_on_record(tiny_checkpoint):
+    array = head((20, 24, 28))
+    volume, checkpoint = Volume(array, geometry(array)), load_checkpoint(tiny_checkpoint)
+    plain = Segmenter(checkpoint, "cpu").segment(volume).options
+    assert plain == {"mrf": True, "intensities": False, "tolerance": 0.0}
+    other = Segmenter(checkpoint, "cpu", tolerance=0.1, mrf=False).segment(volume).options
+    assert other == {"mrf": False, "intensities": False, "tolerance": 0.1}
 
 
 def test_apple_gpu_is_taken_only_if_it_has_what_networks_need(monkeypatch):

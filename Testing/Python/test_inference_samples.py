@@ -47,7 +47,7 @@ def test_result_says_what_all_samples_say(checkpoint, dim, channels, mrf):
     p = np.stack([seen[n][1] for n in range(6)]).astype(np.float64)  # (N, K, k, j, i)
     labels = np.stack([result.labels(n) for n in range(6)])
 
-    assert (result.number, result.seed, result.model, result.mrf) == (6, 3, "tiny", mrf)
+    assert (result.number, result.seed, result.model, result.options["mrf"]) == (6, 3, "tiny", mrf)
     assert [seen[n][0] for n in range(6)] == list(result.compressed)
     np.testing.assert_array_equal(labels, p.argmax(1))
     one_by_one = [s.labels for s in segmenter.samples(volume, 6, seed=3)]
@@ -146,10 +146,23 @@ def test_mrf_makes_samples_regular_and_can_be_left_out(checkpoint):
         f_comb.final.bias.div_(logits.std())
     with_mrf = Segmenter(checkpoint, "cpu").sample(volume, 3)
     without = Segmenter(checkpoint, "cpu", mrf=False).sample(volume, 3)
-    assert (with_mrf.mrf, without.mrf) == (True, False)
+    assert (with_mrf.options["mrf"], without.options["mrf"]) == (True, False)
     counts = [sum(specks(r.labels(n)) for n in range(3)) for r in (with_mrf, without)]
     assert counts[0] < counts[1] / 2, counts
     assert [e["epsilon"] for e in with_mrf.per_sample] == [e["epsilon"] for e in without.per_sample]
+
+
+def test_consensus_that_there_is_not_is_told_before_anything_is_computed(checkpoint):
+    segmenter, stages = Segmenter(checkpoint(3), "cpu"), []
+    with pytest.raises(InputError, match="no such consensus"):
+        segmenter.sample(scan(), 2, progress=lambda *step: stages.append(step), consensus="vote")
+    assert not stages
+
+
+def test_each_sample_has_the_seconds_of_sampling_too(checkpoint):
+    found = [s.timings for s in Segmenter(checkpoint(3), "cpu").samples(scan(), 2)]
+    assert 0 < found[0][run.SAMPLING] < found[1][run.SAMPLING]
+    assert found[0][run.UNET] == found[1][run.UNET]
 
 
 def test_mrf_survives_the_file(checkpoint, tmp_path):
@@ -157,7 +170,7 @@ def test_mrf_survives_the_file(checkpoint, tmp_path):
     save_checkpoint(tmp_path / "a.safetensors", made.network, made.card)
     loaded, volume = load_checkpoint(tmp_path / "a.safetensors"), scan()
     a, b = (Segmenter(c, "cpu").sample(volume, 2) for c in (made, loaded))
-    assert a.mrf and b.mrf and a.compressed == b.compressed
+    assert a.options == b.options and a.options["mrf"] and a.compressed == b.compressed
 
 
 def test_no_mrf_to_leave_out(checkpoint, tiny_checkpoint):

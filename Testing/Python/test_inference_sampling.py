@@ -207,6 +207,7 @@ def test_worker(file, tmp_path):
             **vars(volume.geometry),
             model=str(file),
             device="cpu",
+            warnings=(),
             mrf=True,
             labels="labels.npy",
             maps={},

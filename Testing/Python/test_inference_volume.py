@@ -66,7 +66,9 @@ def test_voxels_that_are_not_finite(save, value, name):
     refused(
         lambda: read_volume_file(path), "2 of 1320 voxels are not finite", "--replace-non-finite"
     )
-    replaced = read_volume_file(path, replace_non_finite=True).array
+    volume = read_volume_file(path, replace_non_finite=True)
+    replaced = volume.array
+    assert "2 of 1320 voxels were not finite" in volume.warnings[0]
     assert np.isfinite(replaced).all()
     finite = np.isfinite(array)
     np.testing.assert_array_equal(replaced[finite], array[finite])

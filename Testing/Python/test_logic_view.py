@@ -1,5 +1,7 @@
 """What `mrfunet view` shows in the scene is what the files hold."""
 
+import json
+
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -38,6 +40,9 @@ def test_nodes_are_the_files(scan, model, tmp_path, sequences, kept):
     maps = "mutual_information,probability"
     assert main(["segment", str(scan), "-o", str(out), "--model", str(model), "--device", "cpu",
                  "--samples", "3", "--uncertainty", maps, *kept]) == 0  # fmt: skip
+    report = json.loads((out / "report.json").read_text(encoding="utf-8"))
+    report["versions"]["mrfunet"] = "0.0.1"
+    (out / "report.json").write_text(json.dumps(report), encoding="utf-8")
     node = show_result_folder(out)
     matrix = vtk.vtkMatrix4x4()
     node.GetIJKToRASMatrix(matrix)
@@ -54,7 +59,10 @@ def test_nodes_are_the_files(scan, model, tmp_path, sequences, kept):
     consensus = read(out / "segmentation.nii.gz")[::-1]
     (shown,) = (s for s in segmentations if "Sample" not in read_provenance(s))
     np.testing.assert_array_equal(read_labels(shown, node, classes), consensus)
-    assert read_provenance(shown)["SHA256"] == written.sha256
+    provenance = read_provenance(shown)
+    assert provenance["SHA256"] == written.sha256
+    assert (provenance["Version"], provenance["Samples"]) == ("0.0.1", "3")
+    assert (provenance["Seed"], provenance["Consensus"]) == ("0", "mean")
     browsers = slicer.util.getNodesByClass("vtkMRMLSequenceBrowserNode")
     assert len(browsers) == (1 if kept else 0)
     if kept:

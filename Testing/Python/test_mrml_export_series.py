@@ -1,6 +1,7 @@
 """Several segmentations exported together: samples, and those of a sequence."""
 
 import csv
+import os
 from contextlib import ExitStack
 
 import numpy as np
@@ -9,6 +10,7 @@ import SimpleITK as sitk
 
 slicer = pytest.importorskip("slicer")
 
+from MRFUNetSegmentationLib import files  # noqa: E402
 from MRFUNetSegmentationLib.errors import InputError, OutputError  # noqa: E402
 from MRFUNetSegmentationLib.mrml import export  # noqa: E402
 from MRFUNetSegmentationLib.mrml.export_series import (  # noqa: E402
@@ -165,6 +167,28 @@ def test_full_disk_at_the_third_sample_leaves_nothing(samples, tmp_path, monkeyp
     assert [p.read_bytes() for p in tmp_path.iterdir()] == [b"precious"]
     with pytest.raises(OutputError, match="there is no folder"):
         finish(files_in_steps(tmp_path / "missing" / "folder", Series.of_samples(samples)))
+
+
+def test_file_that_cannot_be_replaced_leaves_all_as_they_were(samples, tmp_path, monkeypatch):
+    (tmp_path / "sample_001.nii.gz").write_bytes(b"precious")
+    original = os.replace
+
+    def open_elsewhere(source, target):
+        if target == tmp_path / "sample_003.nii.gz":
+            raise PermissionError(13, "used by another process")
+        original(source, target)
+
+    monkeypatch.setattr(files.os, "replace", open_elsewhere)
+    with pytest.raises(OutputError, match="used by another process"):
+        finish(files_in_steps(tmp_path, Series.of_samples(samples), overwrite=True))
+    assert [p.read_bytes() for p in tmp_path.iterdir()] == [b"precious"]
+
+
+def test_folder_of_a_files_name_stays(samples, tmp_path):
+    (tmp_path / "sample_002.nii.gz").mkdir()
+    with pytest.raises(OutputError, match=r"sample_002\.nii\.gz is a folder"):
+        finish(files_in_steps(tmp_path, Series.of_samples(samples), overwrite=True))
+    assert [p.is_dir() for p in tmp_path.iterdir()] == [True]
 
 
 def test_samples_whose_volume_was_removed(scene, samples, volume, tmp_path):

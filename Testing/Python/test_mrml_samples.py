@@ -123,7 +123,7 @@ def sampled_result(card, number: int = NUMBER, classes=CLASSES, labels=sampled_l
         directions=[],
         card=replace(card, classes=tuple(classes)),
         sha256="ab" * 32,
-        mrf=False,
+        options={"mrf": False, "intensities": False, "tolerance": 0.0},
         device="cpu",
     )
 
@@ -154,7 +154,7 @@ def test_every_sample_is_shown_as_it_was_drawn(volume, result):
     assert samples.number == NUMBER and samples.samples == [1, 2, 3, 4]
     for number in (1, 2, 3, 4, 2, 1):
         samples.show(number)
-        assert samples.sample == number and samples.caption == f"Sample {number} of 4"
+        assert samples.sample == number
         np.testing.assert_array_equal(shown_labels(samples), sampled_labels(number - 1))
         assert tuple(samples.shown.GetSegmentation().GetSegmentIDs()) == SEGMENT_IDS
         assert read_provenance(samples.shown)["Sample"] == str(number)
@@ -176,7 +176,7 @@ def test_slicers_browser_labels_the_sample(volume, result):
         browser.GetFormattedIndexValue(browser.GetSelectedItemNumber()),
         sequence.GetIndexUnit(),
     )
-    assert " ".join(label) == samples.caption == "Sample 3 of 4"
+    assert " ".join(label) == "Sample 3 of 4"
 
 
 def test_samples_lie_on_a_turned_volume(volume, result):
@@ -380,6 +380,7 @@ def test_table_of_structures(volume, tiny_card):
     }
     assert cells == {
         "Structure": "CSF",
+        "Segment ID": "csf",
         "Mean [ml]": "0.000",
         "SD [ml]": "0.000",
         "5 % [ml]": "0.000",
@@ -617,7 +618,7 @@ def test_saved_scene_comes_back_without_loss(volume, result, tmp_path, capfd):
 
     (loaded,) = sample_sets(loaded_scene)
     assert loaded.order == BY_LIKELIHOOD and loaded.samples == [2, 3, 1, 4]
-    assert loaded.caption == "Sample 3 of 4"
+    assert loaded.sample == 3
     assert loaded.volume.GetName() == "Scan"
     assert loaded.shown.GetDisplayNode().GetOpacity2DOutline() == 0.25
     assert not loaded.shown.GetDisplayNode().GetVisibility2DFill()

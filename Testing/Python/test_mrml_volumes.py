@@ -193,8 +193,9 @@ def test_values_that_are_not_finite(scene, array):
     node = add_volume(scene, array)
     with pytest.raises(InputError, match="Scan: 1 of 1080 voxels are not finite"):
         read_volume(node)
-    replaced = read_volume(node, replace_non_finite=True).array
-    assert replaced[1, 2, 3] == np.nanmin(array)
+    volume = read_volume(node, replace_non_finite=True)
+    assert volume.array[1, 2, 3] == np.nanmin(array)
+    assert "1 of 1080 voxels were not finite" in volume.warnings[0]
 
 
 def test_transform_that_flattens_the_volume(scene, array):

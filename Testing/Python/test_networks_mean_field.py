@@ -1,9 +1,11 @@
 """Mean field without gradients: the same labels as with them, and an early stop that keeps them."""
 
+import weakref
+
 import pytest
 import torch
 from MRFUNetSegmentationLib.benchmark.mrf_unet import EARLY_STOP_TOLERANCE
-from MRFUNetSegmentationLib.networks.mrf import MRF, log_posterior, mean_field
+from MRFUNetSegmentationLib.networks.mrf import MRF, last, log_posterior, mean_field
 
 
 def scaled_mrf(dim: int, classes: int, scale: float, seed: int = 0) -> MRF:
@@ -37,6 +39,20 @@ def test_labels_are_equal_in_single_precision_and_any_memory_layout(classes):
     assert (r.argmax(1) == expected.argmax(1)).float().mean() >= 0.9999
     # The prior has something to say, else nothing was tested.
     assert (r.argmax(1) != log_f.argmax(1)).float().mean() > 0.01
+
+
+def test_last_keeps_no_other_step():
+    seen = []
+
+    def steps():
+        for n in range(5):
+            assert all(earlier() is None for earlier in seen[:-1])
+            step = torch.full((3,), float(n))
+            seen.append(weakref.ref(step))
+            yield step
+            del step
+
+    assert last(steps()).tolist() == [4.0] * 3
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -218,6 +218,12 @@ def test_damping_mixes_new_and_old():
     torch.testing.assert_close(damped, 0.3 * undamped + 0.7 / 3)
 
 
+def test_no_iteration_is_an_error():
+    network = MRFUNet(MRFUNetConfig(dim=2, classes=3, encoder=(2,), decoder=(2,)))
+    with pytest.raises(ValueError, match="at least 1 iteration"):
+        list(network.responsibilities(torch.zeros(1, 3, 8, 8), iterations=0))
+
+
 def test_iterations_are_fixed_at_test_and_drawn_within_the_range_in_training(monkeypatch):
     network = MRFUNet(
         MRFUNetConfig(dim=2, classes=3, iterations=7, training_iterations=(2, 4), encoder=(2,),

@@ -111,7 +111,7 @@ def test_shipped_configurations_are_valid():
         ("classes = 5", "classes = ", "Invalid value"),
         ("classes = 5", 'type = "mrf"', "network.type: expected one of mrf-unet, probabilistic"),
         ("classes = 5", "dim = 2", "network.dim: .* in 3D only"),
-        ("seed = 3", 'seed = 3\nprecision = "16"', "precision: must be one of bf16-mixed"),
+        ("seed = 3", 'seed = 3\nprecision = "16"', "precision: must be one of auto, bf16-mixed"),
         ("seed = 3", "seed = 3\npatience = 0", "patience: must be at least"),
         ("seed = 3", "seed = 3\nema = 1.0", "ema: must lie in"),
         ("seed = 3", "seed = 3\ngradient_norm = 0", "gradient_norm: must be above 0"),
@@ -496,6 +496,28 @@ def test_weights_to_freeze_must_be_there_and_not_all(data, frozen, message):
     change(data, ("steps = 2\n", f'steps = 2\nfrozen = ["{frozen}"]\n'))
     with pytest.raises(ConfigError, match=rf"stages\[1\].frozen: .*{message}"):
         prepare(load_config(data / "small.toml"), data, data / "run", "cpu")
+
+
+@pytest.mark.parametrize(
+    ("can", "expected"),
+    [
+        ({"avx512_bf16": True, "amx_bf16": False}, "bf16-mixed"),
+        ({"avx512_bf16": False, "amx_bf16": True}, "bf16-mixed"),
+        ({"avx512_bf16": False, "avx512_f": True}, "32-true"),
+        (None, "32-true"),
+    ],
+)
+def test_precision_is_what_the_device_is_fast_in(data, monkeypatch, can, expected):
+    if can is None:  # PyTorch before 2.9
+        monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    else:
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: can, raising=False)
+    run = prepare(load_config(data / "small.toml"), data, data / "run", "cpu")
+    assert run.config.precision == expected
+    assert run.objective.mixed is (expected == "bf16-mixed")
+    change(data, ("seed = 3", 'seed = 3\nprecision = "32-true"'))
+    asked_for = prepare(load_config(data / "small.toml"), data, data / "other", "cpu")
+    assert asked_for.config.precision == "32-true"
 
 
 def test_missing_packages_are_named(data, tmp_path, monkeypatch, capsys):

@@ -138,7 +138,7 @@ def test_staple_trusts_the_samples_that_agree():
     labels = np.stack([sphere(6)] * 4 + [sphere(3)] * 3)
     labels[4] = 0  # one sample without the structure
     statistics = statistics_of_labels(labels, 2)
-    found = staple_consensus(lambda n: labels[n], statistics, background=0)
+    found = staple_consensus(lambda n: labels[n], statistics)
     assert found.dtype == torch.uint8
     np.testing.assert_array_equal(found.numpy(), sphere(6))
 
@@ -146,11 +146,11 @@ def test_staple_trusts_the_samples_that_agree():
 def test_staple_of_nothing_and_of_too_much(monkeypatch):
     empty = np.zeros((3, 8, 8, 8), np.uint8)
     statistics = statistics_of_labels(empty, 2)
-    assert not staple_consensus(lambda n: empty[n], statistics, background=0).any()
+    assert not staple_consensus(lambda n: empty[n], statistics).any()
     monkeypatch.setattr(consensus_module, "_STAPLE_BYTES", 1000)
     labels = np.stack([sphere(6)] * 2)
     with pytest.raises(InputError, match="mean or majority"):
-        staple_consensus(lambda n: labels[n], statistics_of_labels(labels, 2), background=0)
+        staple_consensus(lambda n: labels[n], statistics_of_labels(labels, 2))
 
 
 # --- Structures -----------------------------------------------------------------------------

@@ -19,6 +19,7 @@ def test_messages_survive_the_way():
         job=7,
         volume="v.npy",
         **vars(geometry),
+        warnings=("hidden",),
         model="/Modèles/a.safetensors",
         device="cuda:1",
         mrf=True,
@@ -29,6 +30,7 @@ def test_messages_survive_the_way():
     assert line.isascii() and line.count(b"\n") == 1
     back = protocol.decode(line)
     assert back.geometry == geometry
+    assert list(back.warnings) == ["hidden"]
     assert (back.job, back.model, back.device) == (7, "/Modèles/a.safetensors", "cuda:1")
 
 

@@ -57,7 +57,7 @@ def test_result_is_that_of_the_engine(worker, model):
         np.testing.assert_array_equal(result.maps[name], values)
         assert result.maximum[name] == expected.maximum[name]
     np.testing.assert_array_equal(result.consensus, expected.consensus)
-    for name in ("structures", "per_sample", "directions", "card", "sha256", "mrf", "seed",
+    for name in ("structures", "per_sample", "directions", "card", "sha256", "options", "seed",
                  "geometry", "consensus_method", "device", "warnings"):  # fmt: skip
         assert getattr(result, name) == getattr(expected, name), name
     assert progress == sorted(progress) and progress[-1] == 1
@@ -136,8 +136,8 @@ def test_next_move_of_a_slider_waits_for_the_last(worker, model):
 
 def test_mrf_can_be_left_out_and_maps_asked_for(worker, model, tiny_checkpoint):
     volume = small_volume()
-    assert worker.sample(volume, model, 2, mrf=False).wait(60).mrf is False
-    assert worker.sample(volume, model, 2).wait(60).mrf is True
+    assert worker.sample(volume, model, 2, mrf=False).wait(60).options["mrf"] is False
+    assert worker.sample(volume, model, 2).wait(60).options["mrf"] is True
     result = worker.submit(volume, tiny_checkpoint, maps=("entropy", "variance")).wait(60)
     expected = Segmenter(load_checkpoint(tiny_checkpoint)).segment(
         volume, maps=("entropy", "variance")

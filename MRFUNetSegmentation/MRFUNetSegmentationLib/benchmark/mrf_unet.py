@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..checkpoints.convert import nitorch
-from ..networks import MRFUNet, MRFUNetConfig
+from ..networks import MRFUNet, MRFUNetConfig, last
 from .measure import Row, compare
 
 _PAPER = MRFUNetConfig.paper(3)
@@ -37,8 +37,7 @@ def benchmark_mrf_unet(
     plain_logits = logits.contiguous()
 
     def mean_field(logits: Tensor, tolerance: float = 0.0) -> Tensor:
-        *_, responsibilities = network.responsibilities(logits, tolerance=tolerance)
-        return responsibilities
+        return last(network.responsibilities(logits, tolerance=tolerance))
 
     def upstream_mean_field(logits: Tensor) -> Tensor:
         log_likelihood = logits - logits.logsumexp(dim=1, keepdim=True)

@@ -261,11 +261,11 @@ def _inconsistencies(card: dict[str, Any]) -> list[str]:
     classes = [_segment_class(c) for c in card["classes"]]
     if len({c.segment_id for c in classes}) != len(classes):
         return ["classes: names must differ"]
+    if not classes[0].background:
+        return [f"classes: {classes[0].name} has value 0, which must be the background"]
     segments = {c.value for c in classes if not c.background}
     if not segments.issuperset(card.get("one_piece", ())):
         return [f"one_piece: {card['one_piece']} must be values of classes, not background"]
-    if "one_piece" in card and len(segments) == len(classes):
-        return ["one_piece: needs a background class, for what lies apart"]
     samples = card["architecture"]["type"] == "probabilistic-unet"
     if card.get("intensities") and samples:
         return ["intensities: only of networks that give one segmentation"]

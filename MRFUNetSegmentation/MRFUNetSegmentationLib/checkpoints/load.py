@@ -116,8 +116,6 @@ def _mismatch(network: nn.Module, card: ModelCard) -> str | None:
     classes, dim = architectures.number_of_classes(network), network.config.dim
     if classes != len(card.classes):
         return f"the card names {len(card.classes)} classes, but the network has {classes}"
-    if network.config.classes < classes and not card.classes[0].background:
-        return "the network has one channel, so the first of the two classes must be the background"
     if dim == 2 and card.input.slice_plane is None:
         return (
             "the network is 2D, so the card's input.slice_plane must name the plane of its images: "

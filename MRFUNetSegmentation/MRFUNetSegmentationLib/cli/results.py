@@ -18,6 +18,7 @@ import SimpleITK as sitk
 
 from .. import __version__
 from ..errors import OutputError
+from ..files import move_together
 from ..inference import sampled
 from ..inference.image_files import write_image, write_label_map, write_map
 from ..inference.result_files import (
@@ -36,7 +37,7 @@ from ..inference.volume import Volume
 from .seg_nrrd import write_seg_nrrd
 
 if TYPE_CHECKING:
-    from ..inference.engine import Segmentation
+    from ..inference.segmentation import Segmentation
 
 # What a run may write, as patterns.
 _OURS = (LABEL_MAP, SEGMENTATION, REPORT, PREVIEW, VOLUMES, map_file("*"), *SAMPLE_FILES)
@@ -122,9 +123,8 @@ class ResultFolder:
             _write_labels(folder, segmentation.labels, volume, segmentation.card.segments)
             report = _report(source, series, volume, segmentation, segmentation.volumes_ml())
             if segmentation.maps:
-                report["maps"] = _write_maps(
-                    folder, segmentation.maps, volume, len(segmentation.card.classes)
-                )
+                number, captions = len(segmentation.card.classes), sampled.CAPTIONS_OF_ONE
+                report["maps"] = _write_maps(folder, segmentation.maps, volume, number, captions)
             _write_report(folder, report)
             _write_picture(folder, volume, segmentation.labels, segmentation.card.segments)
 
@@ -148,17 +148,8 @@ class ResultFolder:
         earlier = self._earlier()
         moves = [(file, old / file.name) for file in earlier]
         moves += [(f, self.path / f.relative_to(new)) for f in new.rglob("*") if f.is_file()]
-        done: list[tuple[Path, Path]] = []
         try:
-            for source, target in moves:
-                target.parent.mkdir(exist_ok=True)
-                os.replace(source, target)
-                done.append((source, target))
-        except BaseException:  # Ctrl-C as well
-            for source, target in reversed(done):
-                with suppress(OSError):
-                    os.replace(target, source)
-            raise
+            move_together(moves)
         finally:
             _remove_if_empty(self.path / SAMPLES)
 
@@ -202,7 +193,6 @@ def write_samples(
         "number": result.number,
         "seed": result.seed,
         "consensus": result.consensus_method,
-        "mrf": result.mrf,
         "meaning": _MEANING,
         "structures": result.structures,
         "per_sample": result.per_sample,
@@ -233,7 +223,7 @@ def _write_maps(
     maps: dict[str, np.ndarray],
     volume: Volume,
     classes: int,
-    captions: dict[str, str] | None = None,
+    captions: dict[str, str],
 ) -> dict[str, dict[str, Any]]:
     """Write maps; return what the report says about them."""
     entries = {}
@@ -244,7 +234,7 @@ def _write_maps(
             "maximum": sampled.maximum(name, classes),
             "unit": sampled.UNITS.get(name, ""),
         }
-        if captions and name in captions:
+        if name in captions:
             entries[name]["caption"] = captions[name]
     return entries
 
@@ -301,6 +291,7 @@ def _report(
             for c in card.segments
         ],
         "device": result.device,
+        "options": result.options,
         "timings_s": {stage: round(s, 3) for stage, s in result.timings.items()},
         "warnings": result.warnings,
         "versions": {

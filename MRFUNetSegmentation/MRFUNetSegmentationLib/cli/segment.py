@@ -224,7 +224,7 @@ def _interval(ml: dict[str, float], samples: int) -> str:
     between = f", {ml['p5']:.1f} to {ml['p95']:.1f} ml"
     if samples < FEWEST_FOR_INTERVAL:
         return f"{between} from the least to the largest of {samples} samples"
-    return f"{between} in 90 % of {samples} samples"
+    return f"{between} hold a further sample with 90 % ({samples} drawn)"
 
 
 def _check(options: argparse.Namespace) -> None:

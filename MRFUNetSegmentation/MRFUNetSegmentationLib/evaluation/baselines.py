@@ -1,6 +1,6 @@
 """A Probabilistic U-Net beside the baselines of its paper, trained as it is.
 
-Kohl et al. (NeurIPS 2018, section 4) compare it with a U-Net of dropout, of which every pass with
+Kohl et al. (NeurIPS 2018, section 3) compare it with a U-Net of dropout, of which every pass with
 channels left out is a sample, and with an ensemble of U-Nets. Here these are networks of the same
 run without the latent: the same images, raters, steps and sizes, with dropout, one for each seed.
 The first of them is the plain U-Net, with its channels left out that of dropout, and all are the
@@ -41,8 +41,6 @@ _REPORT = "report"
 
 class DropoutMethod(ModelMethod):
     """A model whose samples are passes that leave out channels, as in training."""
-
-    samples_differ = True
 
     def samples(self, volume: Volume, number: int, seed: int) -> np.ndarray:
         """Return samples, (number, k, j, i) uint8."""

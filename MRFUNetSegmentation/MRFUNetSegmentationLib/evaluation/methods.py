@@ -50,11 +50,6 @@ class ModelMethod:
                 raise InputError(f"{name}: the models of an ensemble must have the same classes.")
 
     @property
-    def samples_differ(self) -> bool:
-        """Whether it gives several segmentations of a scan."""
-        return len(self.segmenters) > 1 or self._probabilistic
-
-    @property
     def _probabilistic(self) -> bool:
         network = self.segmenters[0].checkpoint.network
         return isinstance(network, ProbabilisticUNet) and network.config.latent > 0

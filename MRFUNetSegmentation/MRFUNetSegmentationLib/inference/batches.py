@@ -72,8 +72,16 @@ class WholeVolume:
     voxels: int
     stride: int
     layout = torch.channels_last_3d  # several times faster on the CPU than the default
-    # A volume of fewer voxels makes too small a portion to be worth the overlaps.
-    smallest = _SMALLEST_TILE**3
+
+    def smaller(self, shape: Sequence[int]) -> int | None:
+        """Return `voxels` for portions of half the size; None where they cannot be smaller.
+
+        Args:
+            shape: of the volume.
+        """
+        half = min(self.voxels, math.prod(shape)) // 2
+        # Smaller portions are not worth their overlaps.
+        return half if half >= _SMALLEST_TILE**3 else None
 
     def split(self, volume: Tensor) -> Tensor:
         """Return a batch (1, C, *shape) of a volume (C, *shape)."""
@@ -136,7 +144,17 @@ class Slices:
     voxels: int
     axis: int
     layout = torch.channels_last
-    smallest = 2**16  # a slice of 256 x 256
+
+    def smaller(self, shape: Sequence[int]) -> int | None:
+        """Return `voxels` for half as many slices at once; None where it is one already.
+
+        Args:
+            shape: of the volume.
+        """
+        number = shape[self.axis]
+        slice_voxels = math.prod(shape) // number
+        half = min(self.voxels // slice_voxels, number) // 2
+        return half * slice_voxels or None
 
     def split(self, volume: Tensor) -> Tensor:
         """Return the slices (B, C, height, width) of a volume (C, *shape)."""

@@ -28,7 +28,7 @@ def resolve_device(name: str = "auto") -> torch.device:
         raise DeviceError(f"{name}: no such device. Choose auto, cpu, cuda, cuda:N or mps.")
     device = torch.device("cuda:0" if name == "cuda" else name)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise DeviceError(f"{name} is not available: {_why_no_cuda(device)} Choose auto or cpu.")
+        raise DeviceError(f"{name} is not available: {_why_no_cuda()} Choose auto or cpu.")
     if device.type == "mps" and not _mps_works():
         raise DeviceError(
             "mps is not available: it needs a Mac with an Apple GPU, and a PyTorch that computes "
@@ -65,7 +65,7 @@ def why_no_gpu() -> str | None:
     """Return why no GPU can be used, or None if there is one."""
     if torch.cuda.device_count() or _mps_works():
         return None
-    return _why_no_cuda(torch.device("cuda:0"))
+    return _why_no_cuda()
 
 
 @cache
@@ -82,7 +82,7 @@ def _mps_works() -> bool:
     return True
 
 
-def _why_no_cuda(device: torch.device) -> str:
+def _why_no_cuda() -> str:
     if torch.version.cuda is None and torch.version.hip is None:
         return f"this build of PyTorch ({torch.__version__}) is for the CPU only."
     if torch.cuda.device_count() == 0:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -11,7 +10,6 @@ import torch
 from torch import Tensor
 
 from ..boxes import occupied_box
-from ..checkpoints.card import ModelCard
 from ..checkpoints.load import Checkpoint
 from ..errors import InputError, lacks_memory, too_little_memory
 from ..networks import MRFUNet, ProbabilisticUNet
@@ -25,10 +23,11 @@ from .mrf_unet import MRFUNetPredictor
 from .normalise import percentile_normalise, without_padding
 from .probabilistic import ProbabilisticPredictor
 from .run import BACK, COUNTING, INTENSITIES, RESAMPLING, SAMPLING, Progress, Run
-from .sampled import ENTROPY, VARIANCE, SampledResult, check_number
+from .sampled import ENTROPY, VARIANCE, SampledResult, check_consensus, check_number
+from .segmentation import Segmentation
 from .separable import resize
 from .to_volume import ToVolume
-from .volume import MINIMUM_SIDE, Geometry, Volume
+from .volume import MINIMUM_SIDE, Volume
 
 # Voxels of context kept around what is not background.
 _MARGIN = 16
@@ -48,36 +47,6 @@ UNCERTAINTY_OF_ONE = {ENTROPY: entropy, VARIANCE: label_variance}
 _PREDICTORS = {MRFUNet: MRFUNetPredictor, ProbabilisticUNet: ProbabilisticPredictor}
 _Predictor = MRFUNetPredictor | ProbabilisticPredictor
 _Result = TypeVar("_Result")
-
-
-@dataclass(frozen=True)
-class Segmentation:
-    """What a run gives.
-
-    Attributes:
-        labels: (k, j, i) uint8 on the volume's grid; class k has value k.
-        geometry: the volume's.
-        card: the model's.
-        sha256: of the checkpoint file.
-        device: where it was computed, for users.
-        timings: seconds of each stage.
-        warnings: what the user should know.
-        maps: float32 [k, j, i] by name, those of UNCERTAINTY_OF_ONE that were asked for.
-    """
-
-    labels: np.ndarray
-    geometry: Geometry
-    card: ModelCard
-    sha256: str
-    device: str
-    timings: dict[str, float] = field(default_factory=dict)
-    warnings: list[str] = field(default_factory=list)
-    maps: dict[str, np.ndarray] = field(default_factory=dict)
-
-    def volumes_ml(self) -> dict[int, float]:
-        """Return the volume of every class, ml, by its value."""
-        counts = np.bincount(self.labels.ravel(), minlength=len(self.card.classes))
-        return {c.value: float(counts[c.value]) * self.geometry.voxel_ml for c in self.card.classes}
 
 
 class Segmenter:
@@ -131,12 +100,12 @@ class Segmenter:
                 f"The model {checkpoint.card.name} has no MRF that could be left out. "
                 "Run it without that option, or choose another model."
             )
-        self.checkpoint = checkpoint
         if not intensities and not checkpoint.card.intensities:
             raise InputError(
                 f"The model {checkpoint.card.name} does not use the intensities of the image "
                 "beside its network. Run it without that option, or choose another model."
             )
+        self.checkpoint = checkpoint
         card = checkpoint.card.input
         self._slice_axis = card.slice_plane and slice_axis(card.slice_plane, card.orientation)
         self._options = {"tolerance": tolerance, "mrf": mrf}
@@ -148,6 +117,15 @@ class Segmenter:
     def device_name(self) -> str:
         """Where it is now, for users."""
         return describe_device(self.device)
+
+    @property
+    def options(self) -> dict[str, bool | float]:
+        """What a run may leave out, as it is (see `Segmentation`)."""
+        return {
+            "mrf": self.predictor.mrf,
+            "intensities": self._intensities,
+            "tolerance": self._options["tolerance"],
+        }
 
     @torch.inference_mode()
     def segment(
@@ -176,7 +154,7 @@ class Segmenter:
         inside, spacing = image[to_volume.box], to_volume.grid.spacing
         seen = self._seen_by_network(inside, spacing)
         channels = self.on_device(lambda _: self._channels(seen, spacing), run)
-        posterior = self.on_device(lambda p: p.posterior(channels, run), run, seen.numel())
+        posterior = self.on_device(lambda p: p.posterior(channels, run), run, seen.shape)
         if seen.shape != inside.shape:
             posterior = self.on_device(lambda _: self._resized(posterior, inside.shape), run)
         if self._intensities:
@@ -226,6 +204,7 @@ class Segmenter:
         seed: int = 0,
         progress: Progress = lambda stage, fraction: None,
         cancelled: Callable[[], bool] = lambda: False,
+        consensus: str = "mean",
         **options: Any,
     ) -> SampledResult:
         """Return plausible segmentations and what they say together.
@@ -236,14 +215,17 @@ class Segmenter:
             seed: of the latents.
             progress: as for `segment`.
             cancelled: as for `segment`.
-            options: of `LatentSpace.sample`.
+            consensus: as of `LatentSpace.sample`.
+            options: further ones of it.
 
         Raises:
             InputError: as `samples`, and as `LatentSpace.sample`.
             Cancelled: as soon as `cancelled` says so.
         """
         check_number(number)
-        return self.encode(volume, number, progress, cancelled).sample(number, seed, **options)
+        check_consensus(consensus)
+        space = self.encode(volume, number, progress, cancelled)
+        return space.sample(number, seed, consensus, **options)
 
     @torch.inference_mode()
     def encode(
@@ -270,14 +252,17 @@ class Segmenter:
         return self._encode(volume, Run(begins, progress, cancelled))
 
     def on_device(
-        self, compute: Callable[[_Predictor], _Result], run: Run, voxels: int | None = None
+        self,
+        compute: Callable[[_Predictor], _Result],
+        run: Run,
+        shape: Sequence[int] | None = None,
     ) -> _Result:
         """Return compute(predictor), in smaller parts or on the CPU if memory runs out.
 
         Args:
             compute: called again with another predictor if need be.
             run: is checked, and warned.
-            voxels: of the image that the predictor divides; None if it takes all at once.
+            shape: of the image that the predictor divides; None if it takes all at once.
         """
         while True:
             try:
@@ -286,7 +271,8 @@ class Segmenter:
             except (MemoryError, RuntimeError) as error:
                 if not lacks_memory(error):
                     raise
-                self._step_down(voxels, run)
+            # Not before here is the memory of what failed free again.
+            self._step_down(shape, run)
 
     def _begins(self) -> dict[str, float]:
         """Return when the stages of `segment` begin (see `Run`)."""
@@ -325,7 +311,7 @@ class Segmenter:
         image, to_volume = self._prepared(volume, run)
         spacing = to_volume.grid.spacing
         channels = self.on_device(lambda _: self._channels(image, spacing), run)
-        encoding = self.on_device(lambda p: p.encode(channels, run), run, image.numel())
+        encoding = self.on_device(lambda p: p.encode(channels, run), run, image.shape)
         return LatentSpace(self, volume.geometry, encoding, to_volume, run, tuple(run.warnings))
 
     @torch.inference_mode()
@@ -390,9 +376,9 @@ class Segmenter:
         voxel_size = [None if a == self._slice_axis else v for a, v in enumerate(card.voxel_size)]
         grid = ModelGrid.of(volume.geometry, voxel_size, card.orientation)
         _check_size(volume, grid, self._slice_axis)
-        image = self._normalised(volume, grid)
-        box = self._occupied(image)
-        run.check()
+        image = self._normalised(volume, grid, run)
+        with run.checking():
+            box = self._occupied(image)
         return image, ToVolume(self.checkpoint.card, grid, box)
 
     def _segmentation(
@@ -408,39 +394,39 @@ class Segmenter:
             card=self.checkpoint.card,
             sha256=self.checkpoint.sha256,
             device=self.device_name,
-            timings=dict(run.timings),
+            options=self.options,
+            timings=run.timings,
             warnings=list(run.warnings),
             maps=maps or {},
         )
 
-    def _normalised(self, volume: Volume, grid: ModelGrid) -> Tensor:
+    def _normalised(self, volume: Volume, grid: ModelGrid, run: Run) -> Tensor:
         """Bring the volume to the model's grid and the card's range of intensities."""
         normalisation = self.checkpoint.card.input.normalisation
-        if normalisation["method"] == "none":
-            return grid.to_model(volume.array)
-        # To 0..1 first: 64-bit integers and doubles need not fit float32.
-        unit = without_padding(volume.array).astype(np.float64)
-        unit /= np.abs(unit).max()
-        unit -= unit.min()
-        unit /= unit.max()
-        options = {k: v for k, v in normalisation.items() if k != "method"}
-        return percentile_normalise(grid.to_model(unit), **options)
+        with run.checking():
+            if normalisation["method"] == "none":
+                return grid.to_model(volume.array)
+            # To 0..1 first: 64-bit integers and doubles need not fit float32.
+            unit = torch.from_numpy(without_padding(volume.array).astype(np.float64))
+            unit /= unit.abs().max()
+            unit -= unit.min()
+            unit /= unit.max()
+            options = {k: v for k, v in normalisation.items() if k != "method"}
+            return percentile_normalise(grid.to_model(unit.numpy()), **options)
 
     def _occupied(self, image: Tensor) -> tuple[slice, slice, slice]:
         """Box of what is not empty background, with a margin; all where that is not known."""
         card = self.checkpoint.card
-        has_background = any(c.background for c in card.classes)
         normalised = card.input.normalisation["method"] != "none"
-        if not (self.predictor.crops and has_background and normalised):
+        if not (self.predictor.crops and normalised):
             return tuple(slice(0, n) for n in image.shape)
         return occupied_box((image > 0).numpy(), _MARGIN)
 
-    def _step_down(self, voxels: int | None, run: Run) -> None:
-        batches = self.predictor.batches
-        smaller = min(batches.voxels, voxels) // 2 if voxels else 0
+    def _step_down(self, shape: Sequence[int] | None, run: Run) -> None:
+        smaller = self.predictor.batches.smaller(shape) if shape else None
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-        if smaller >= batches.smallest:
+        if smaller is not None:
             self._move_to(self.device, smaller)
             run.warn(f"Out of memory on {self.device}: going on in smaller parts.")
         elif self.device.type != "cpu":

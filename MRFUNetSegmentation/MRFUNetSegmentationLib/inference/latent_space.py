@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ..checkpoints.card import SegmentClass
 from ..errors import InputError
 from ..uncertainty.consensus import majority_consensus, mean_consensus, staple_consensus
 from ..uncertainty.statistics import RunningStatistics
@@ -18,7 +19,7 @@ from . import sampled
 from .label_maps import compress, decompress
 from .probabilistic import Encoding
 from .run import COUNTING, SAMPLING, Progress, Run
-from .sampled import SampledResult, check_number
+from .sampled import SampledResult, check_consensus, check_number
 from .to_volume import ToVolume
 from .volume import Geometry
 
@@ -145,10 +146,7 @@ class LatentSpace:
             Cancelled: as soon as the run is to end.
         """
         check_number(number)
-        if consensus not in sampled.CONSENSUS_METHODS:
-            raise InputError(
-                f"{consensus}: no such consensus. Choose {', '.join(sampled.CONSENSUS_METHODS)}."
-            )
+        check_consensus(consensus)
         run, card = self.run, self.segmenter.checkpoint.card
         statistics = RunningStatistics(len(card.classes), self.geometry.size[::-1])
         compressed, epsilons = [], []
@@ -184,38 +182,14 @@ class LatentSpace:
             return decompress(compressed[n], shape)
 
         if method == "staple":
-            background = next((c.value for c in classes if c.background), None)
-            agreed = staple_consensus(labels, statistics, background)
+            agreed = staple_consensus(labels, statistics)
         else:
             agreed = {"mean": mean_consensus, "majority": majority_consensus}[method](statistics)
         consensus = agreed.numpy()
         overlaps = Overlaps.of(labels, len(compressed), statistics.counts, consensus)
         values = [c.value for c in structures]
         epsilon = np.stack(epsilons).astype(np.float64)
-        distances = overlaps.distance_to_consensus(values)
-        ml = geometry.voxel_ml
-        per_sample = [
-            {
-                "volumes_ml": {v: float(overlaps.voxels(v)[n]) * ml for v in values},
-                "log_density": self.encoding.log_density(_tensor(epsilons[n])),
-                "distance_to_consensus": float(distances[n]),
-                "epsilon": epsilon[n].tolist(),
-            }
-            for n in range(len(compressed))
-        ]
-        entries = [
-            {
-                "value": c.value,
-                "name": c.name,
-                "color": list(c.color),
-                "segment_id": c.segment_id,
-                "volume_ml": volume_statistics(overlaps.voxels(c.value) * ml),
-                "consensus_ml": overlaps.consensus_voxels(c.value) * ml,
-                "iou": overlaps.iou_of_all(c.value),
-                "pairwise_dice": overlaps.mean_pairwise_dice(c.value),
-            }
-            for c in structures
-        ]
+        entries = [_structure(c, overlaps, geometry.voxel_ml) for c in structures]
         for entry in entries:
             if entry["iou"] is None:
                 run.warn(f"No sample contains {entry['name']}.")
@@ -244,20 +218,50 @@ class LatentSpace:
             consensus_method=method,
             maps=maps,
             structures=entries,
-            per_sample=per_sample,
+            per_sample=self._per_sample(epsilon, overlaps, values),
             directions=directions,
             card=segmenter.checkpoint.card,
             sha256=segmenter.checkpoint.sha256,
-            mrf=segmenter.predictor.mrf,
             device=segmenter.device_name,
-            timings=dict(run.timings),
+            options=segmenter.options,
+            timings=run.timings,
             warnings=list(run.warnings),
         )
+
+    def _per_sample(
+        self, epsilon: np.ndarray, overlaps: Overlaps, values: list[int]
+    ) -> list[dict[str, Any]]:
+        """Return `SampledResult.per_sample` of latents (N, latent), for the classes of values."""
+        distances = overlaps.distance_to_consensus(values)
+        ml = self.geometry.voxel_ml
+        return [
+            {
+                "volumes_ml": {v: float(overlaps.voxels(v)[n]) * ml for v in values},
+                "log_density": self.encoding.log_density(_tensor(latent)),
+                "distance_to_consensus": float(distances[n]),
+                "epsilon": latent.tolist(),
+            }
+            for n, latent in enumerate(epsilon)
+        ]
 
     def _posterior(self, epsilon: Tensor) -> Tensor:
         return self.segmenter.on_device(
             lambda predictor: predictor.decode(self.encoding, epsilon), self.run
         )
+
+
+def _structure(of: SegmentClass, overlaps: Overlaps, ml: float) -> dict[str, Any]:
+    """Return the entry of `SampledResult.structures` for a class; `ml` is a voxel's volume."""
+    return {
+        "value": of.value,
+        "name": of.name,
+        "color": list(of.color),
+        "segment_id": of.segment_id,
+        "volume_ml": volume_statistics(overlaps.voxels(of.value) * ml),
+        "consensus_ml": overlaps.consensus_voxels(of.value) * ml,
+        "iou": overlaps.iou_of_all(of.value),
+        "pairwise_dice": overlaps.mean_pairwise_dice(of.value),
+    }
 
 
 def _tensor(epsilon: np.ndarray) -> Tensor:

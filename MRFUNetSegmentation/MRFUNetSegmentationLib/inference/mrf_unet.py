@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..networks import MRFUNet
+from ..networks import MRFUNet, last
 from .batches import Place, Slices, WholeVolume
 from .run import BACK, INTENSITIES, MEAN_FIELD, RESAMPLING, UNET, Run
 
@@ -61,13 +63,14 @@ class MRFUNetPredictor:
         if not self.mrf:
             return functional.softmax(logits, dim=1)
         run.begin(MEAN_FIELD)
-        iterations = self.network.config.iterations
-        posterior = logits
         steps = self.network.responsibilities(logits, tolerance=self.tolerance)
+        return last(self._followed(steps, run))
+
+    def _followed(self, steps: Iterator[Tensor], run: Run) -> Iterator[Tensor]:
+        """Yield the steps of the mean field, and advance with each."""
         for number, responsibilities in enumerate(steps, start=1):
-            run.advance(number / iterations)
-            posterior = responsibilities
-        return posterior
+            run.advance(number / self.network.config.iterations)
+            yield responsibilities
 
     def _placed(self, batch: Tensor) -> Tensor:
         return batch.to(self.device, memory_format=self.batches.layout)

@@ -27,7 +27,8 @@ def without_padding(array: np.ndarray) -> np.ndarray:
     if not others.size or 1 - others.size / values.size < _PADDING_SHARE:
         return array
     lowest, highest = (float(v) for v in (others.min(), others.max()))
-    if lowest - float(smallest) <= _PADDING_DISTANCE * (highest - lowest):
+    # Of two values neither is padding: without it the volume would show nothing.
+    if lowest == highest or lowest - float(smallest) <= _PADDING_DISTANCE * (highest - lowest):
         return array
     return np.where(array == smallest, others.min(), array)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..networks import ProbabilisticUNet, mean_field
+from ..networks import ProbabilisticUNet, last, mean_field
 from .batches import Place, Slices, WholeVolume
 from .run import BACK, COUNTING, PRIOR, RESAMPLING, SAMPLING, UNET, Run
 
@@ -202,10 +202,10 @@ class ProbabilisticPredictor:
             return self.batches.join(log_likelihood.softmax(dim=1))
         config = self.network.config
         iterations = min(config.iterations, most_iterations or config.iterations)
-        *_, posterior = mean_field(
+        steps = mean_field(
             log_likelihood.to(self.device), self.network.mrf, iterations, config.w, self.tolerance
         )
-        return self.batches.join(posterior.cpu())
+        return self.batches.join(last(steps).cpu())
 
     def _placed(self, batch: Tensor) -> Tensor:
         return batch.to(self.device, memory_format=self.batches.layout)

@@ -38,6 +38,7 @@ class WrittenResult:
         card: the model's.
         sha256: of the checkpoint file.
         device: where it was computed, for users.
+        options: as of `Segmentation`.
         version: of the program that has written it.
         labels: uint8, class k has value k; with samples, their consensus.
         maps: float32 by name, of the probabilities of one segmentation; none with samples.
@@ -50,6 +51,7 @@ class WrittenResult:
     card: ModelCard
     sha256: str
     device: str
+    options: dict[str, bool | float]
     version: str
     labels: np.ndarray
     maps: dict[str, np.ndarray]
@@ -95,6 +97,7 @@ def read_result_folder(folder: Path) -> WrittenResult:
             card=card,
             sha256=report["model"]["sha256"],
             device=report["device"],
+            options=report["options"],
             version=report["versions"]["mrfunet"],
             labels=samples.consensus if samples else read_array(folder / LABEL_MAP),
             maps=_read_maps(folder, report.get("maps", {})),
@@ -139,8 +142,8 @@ def _sampled(folder: Path, report: dict[str, Any], card: ModelCard) -> SampledRe
         directions=samples["directions"],
         card=card,
         sha256=report["model"]["sha256"],
-        mrf=samples["mrf"],
         device=report["device"],
+        options=report["options"],
         timings=report["timings_s"],
         warnings=report["warnings"],
     )

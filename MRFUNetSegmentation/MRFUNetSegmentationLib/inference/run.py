@@ -37,17 +37,25 @@ class Run:
     def __init__(
         self, begins: Mapping[str, float], progress: Progress, cancelled: Callable[[], bool]
     ) -> None:
-        self.timings: dict[str, float] = {}
         self.warnings: list[str] = []
         self._begins = begins
         self._progress = progress
         self._cancelled = cancelled
+        self._ended: dict[str, float] = {}
         self._stage = ""
         self._since = 0.0
 
+    @property
+    def timings(self) -> dict[str, float]:
+        """Seconds of each stage, of the current one until now."""
+        if not self._stage:
+            return dict(self._ended)
+        spent = time.perf_counter() - self._since
+        return {**self._ended, self._stage: self._ended.get(self._stage, 0.0) + spent}
+
     def begin(self, stage: str) -> None:
         """End the current stage and begin another."""
-        self._close_stage()
+        self.end()
         self._stage, self._since = stage, time.perf_counter()
         self.advance(0.0)
 
@@ -72,8 +80,8 @@ class Run:
         self.warnings.append(text)
 
     def end(self) -> None:
-        """End the last stage."""
-        self._close_stage()
+        """End the current stage."""
+        self._ended, self._stage = self.timings, ""
 
     @contextmanager
     def checking(self) -> Iterator[None]:
@@ -106,11 +114,6 @@ class Run:
         finally:
             for hook in hooks:
                 hook.remove()
-
-    def _close_stage(self) -> None:
-        if self._stage:
-            spent = time.perf_counter() - self._since
-            self.timings[self._stage] = self.timings.get(self._stage, 0.0) + spent
 
 
 class _BeforeEveryOperation(TorchFunctionMode):

@@ -38,6 +38,11 @@ CAPTIONS = {
     MUTUAL_INFORMATION: "Disagreement among plausible segmentations (mutual information)",
     AGREEMENT: "Share of the plausible segmentations that agree",
 }
+# One segmentation's probabilities say how sure the network is of each voxel by itself.
+CAPTIONS_OF_ONE = {
+    ENTROPY: "Entropy of the network's class probabilities",
+    VARIANCE: "Variance of the labels by the network's class probabilities",
+}
 UNITS = {
     VARIANCE: "",
     ENTROPY: "bit",
@@ -47,12 +52,23 @@ UNITS = {
 }
 
 
+def with_unit(name: str, caption: str) -> str:
+    """Return the caption of a map with its unit, if it has one."""
+    return f"{caption} [{UNITS[name]}]" if UNITS[name] else caption
+
+
 def check_number(number: int) -> None:
     """Raise an InputError for a number of samples that cannot be drawn."""
     if not 1 <= number <= MAXIMUM_SAMPLES:
         raise InputError(
             f"From 1 to {MAXIMUM_SAMPLES} samples can be drawn, not {number}. Choose 32, say."
         )
+
+
+def check_consensus(method: str) -> None:
+    """Raise an InputError for a consensus that there is not."""
+    if method not in CONSENSUS_METHODS:
+        raise InputError(f"{method}: no such consensus. Choose {', '.join(CONSENSUS_METHODS)}.")
 
 
 def maximum(name: str, classes: int) -> float:
@@ -101,8 +117,8 @@ class SampledResult:
             the samples' variance.
         card: the model's.
         sha256: of the checkpoint file.
-        mrf: whether an MRF made each sample regular.
         device: where it was computed, for users.
+        options: as of `Segmentation`; an MRF makes each sample regular.
         timings: seconds of each stage.
         warnings: what the user should know.
     """
@@ -118,8 +134,8 @@ class SampledResult:
     directions: list[dict[str, Any]]
     card: ModelCard
     sha256: str
-    mrf: bool
     device: str
+    options: dict[str, bool | float]
     timings: dict[str, float] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
 
@@ -148,4 +164,4 @@ class SampledResult:
             value = int(name.removeprefix(PROBABILITY))
             structure = next(c.name for c in self.card.classes if c.value == value)
             return f"Mean probability of {structure} over plausible segmentations"
-        return f"{CAPTIONS[name]} [{UNITS[name]}]" if UNITS[name] else CAPTIONS[name]
+        return with_unit(name, CAPTIONS[name])

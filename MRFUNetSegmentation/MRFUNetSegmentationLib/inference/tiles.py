@@ -96,5 +96,5 @@ def _ramp(place: tuple[slice, slice, slice], shape: tuple[int, int, int]) -> Ten
 
 
 def _rise(distance: Tensor) -> Tensor:
-    """Weight at a distance from a tile's side: 0 to a quarter of the overlap, 1 from the third."""
+    """Weight at a distance from a tile's side: 0 to 1/4 of the overlap, 1 from 3/4 on."""
     return ((distance - OVERLAP / 4) / (OVERLAP / 2)).clamp(0, 1)

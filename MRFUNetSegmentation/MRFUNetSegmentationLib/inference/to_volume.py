@@ -52,8 +52,7 @@ class ToVolume:
         on_grid = most_probable(posterior)
         apart = self._apart(on_grid) if self.card.one_piece else None
         shape, classes = self.grid.input_shape, self.card.classes
-        first = next((c.value for c in classes if c.background), 0)
-        labels = torch.full(shape, first, dtype=torch.uint8)
+        labels = torch.zeros(shape, dtype=torch.uint8)  # the first class is the background
         window = self._window(on_grid, apart)
         if window is not None:
             labels[window] = most_probable(

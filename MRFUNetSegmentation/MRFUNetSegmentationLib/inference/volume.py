@@ -99,16 +99,24 @@ class Volume:
         _check_dimension(image.GetDimension(), image.GetSize())
         array = sitk.GetArrayFromImage(image)
         if replace_non_finite:
-            array = with_finite_values(array)
+            array, replaced = with_finite_values(array)
+            warnings = (*warnings, *replaced)
         return cls(array, Geometry.from_image(image), warnings)
 
 
-def with_finite_values(array: np.ndarray) -> np.ndarray:
-    """Return the array with NaN and infinite values replaced by the smallest finite one."""
+def with_finite_values(array: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Return the array with the smallest finite value in the place of NaN and infinity.
+
+    Also what the user should know of that: nothing if there were none.
+    """
     finite = np.isfinite(array)
     if finite.all() or not finite.any():
-        return array
-    return np.where(finite, array, array[finite].min())
+        return array, ()
+    smallest = array[finite].min()
+    number = finite.size - np.count_nonzero(finite)
+    text = f"{number} of {finite.size} voxels were not finite (NaN or infinite): the smallest "
+    text += f"finite value, {smallest:g}, was put in their place."
+    return np.where(finite, array, smallest), (text,)
 
 
 def _check_finite(values: np.ndarray) -> None:

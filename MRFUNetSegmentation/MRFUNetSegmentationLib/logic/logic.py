@@ -13,7 +13,7 @@ from pathlib import Path
 import slicer
 
 from ..errors import InputError
-from ..inference.sampled import check_number
+from ..inference.sampled import check_consensus, check_number
 from ..inference.volume import Volume
 from ..mrml.sequences import is_sequence
 from ..worker.client import Job, Worker
@@ -140,6 +140,7 @@ class SegmentationLogic:
             MRFUNetError: as `segment`.
         """
         check_number(number)
+        check_consensus(consensus)
         run = SamplingRun(
             lambda volume: self.worker.sample(
                 volume, model, number, seed, consensus, device, mrf=mrf

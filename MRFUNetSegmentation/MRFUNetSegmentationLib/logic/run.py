@@ -13,18 +13,17 @@ from typing import Any
 
 import numpy as np
 
-from .. import __version__
 from ..errors import Cancelled, InputError, MRFUNetError, OutputError
-from ..inference.result_files import WrittenResult
 from ..inference.sampled import SampledResult
+from ..inference.segmentation import Segmentation
 from ..inference.volume import Volume
 from ..mrml.browsers import sequence_of
 from ..mrml.geometry import ijk_to_ras
 from ..mrml.posterior import remove_maps, write_with_maps
 from ..mrml.samples import SampleSet, write_samples
-from ..mrml.segmentations import MODEL, SHA256
+from ..mrml.segmentations import provenance_of
 from ..mrml.volumes import check_volume_node, read_volume, voxels
-from ..worker.client import Job, JobResult
+from ..worker.client import Job
 
 ProgressCallback = Callable[[str, float], None]
 SampleCallback = Callable[[int, np.ndarray], None]
@@ -272,20 +271,10 @@ class VolumeRun(Run):
             self._offer_take_back(taking_back)
 
 
-def provenance_of(result: JobResult | WrittenResult) -> dict[str, str]:
-    """Return what is stored with a segmentation of how it came about."""
-    return {
-        MODEL: result.card.name,
-        SHA256: result.sha256,
-        "Device": result.device,
-        "Version": __version__,
-    }
-
-
 class SegmentationRun(VolumeRun):
-    """One segmentation of a volume; its `result` is a `JobResult`."""
+    """One segmentation of a volume; its `result` is a `Segmentation`."""
 
-    def _write(self, result: JobResult, taking_back: ExitStack):
+    def _write(self, result: Segmentation, taking_back: ExitStack):
         node = write_with_maps(
             result.labels,
             result.maps,

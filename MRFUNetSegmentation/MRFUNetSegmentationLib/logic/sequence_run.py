@@ -9,12 +9,14 @@ from dataclasses import dataclass, field
 
 from ..checkpoints.card import ModelCard
 from ..errors import Cancelled, InputError, MRFUNetError
+from ..inference.segmentation import Segmentation
 from ..inference.volume import Volume
 from ..mrml.browsers import shown_index
 from ..mrml.geometry import ijk_to_ras
+from ..mrml.segmentations import provenance_of
 from ..mrml.sequences import SegmentationSequence, VolumeSequence
-from ..worker.client import Job, JobResult
-from .run import Content, Run, VolumeRun, error_of, lost_node, provenance_of
+from ..worker.client import Job
+from .run import Content, Run, VolumeRun, error_of, lost_node
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class SequenceResult:
     timings: Counter[str] = field(default_factory=Counter)
     warnings: list[str] = field(default_factory=list)
 
-    def and_of(self, result: JobResult) -> SequenceResult:
+    def and_of(self, result: Segmentation) -> SequenceResult:
         """Return this with the next volume's."""
         new = [warning for warning in result.warnings if warning not in self.warnings]
         return SequenceResult(
@@ -150,7 +152,7 @@ class SequenceRun(Run):
         self._item.add = self._add
         self._item.onProgress = self._report_item
 
-    def _add(self, result: JobResult) -> None:
+    def _add(self, result: Segmentation) -> None:
         if self._segmentations is None:
             self._segmentations = SegmentationSequence(
                 self._volumes, result.card.classes, provenance_of(result)
@@ -212,7 +214,7 @@ class _ItemRun(VolumeRun):
         add: called with the result.
     """
 
-    add: Callable[[JobResult], None]
+    add: Callable[[Segmentation], None]
 
-    def _write(self, result: JobResult, taking_back: ExitStack) -> None:
+    def _write(self, result: Segmentation, taking_back: ExitStack) -> None:
         self.add(result)

@@ -7,18 +7,17 @@ from pathlib import Path
 
 import numpy as np
 import slicer
-import vtk
 
 from ..inference.image_files import read_volume_file
 from ..inference.label_maps import compress
 from ..inference.result_files import WrittenResult, read_result_folder
 from ..inference.sampled import MUTUAL_INFORMATION, SampledResult
 from ..inference.volume import Geometry
+from ..mrml.geometry import ijk_to_lps, lps_to_ras
 from ..mrml.overlays import MAP, add_overlay, show_overlay
 from ..mrml.posterior import map_volumes, write_with_maps
-from ..mrml.samples import write_samples
-from ..mrml.segmentations import write_segmentation
-from .run import provenance_of
+from ..mrml.samples import provenance_of_samples, write_samples
+from ..mrml.segmentations import provenance_of, write_segmentation
 
 
 def show_result_folder(folder: str | Path):
@@ -33,10 +32,8 @@ def show_result_folder(folder: str | Path):
     result = read_result_folder(Path(folder))
     volume = read_volume_file(result.source, result.series, replace_non_finite=True)
     matrix, mirror = _right_handed(volume.geometry)
-    node = slicer.util.addVolumeFromArray(_mirrored(volume.array, mirror), name=result.source.name)
-    ijk_to_ras = vtk.vtkMatrix4x4()
-    ijk_to_ras.DeepCopy(matrix.ravel())
-    node.SetIJKToRASMatrix(ijk_to_ras)
+    voxels = _mirrored(volume.array, mirror)
+    node = slicer.util.addVolumeFromArray(voxels, matrix, name=result.source.name)
     _show_in_slices(node)
     overlays = _write(_mirrored_result(result) if mirror else result, node)
     if overlays:
@@ -56,14 +53,16 @@ def _write(result: WrittenResult, node) -> dict:
     """Write a result into the scene; return the overlays by the name of their map."""
     samples, classes = result.samples, result.card.classes
     if samples and samples.compressed:
-        return write_samples(samples, node, overlays=list(samples.maps)).overlays
-    provenance = provenance_of(result) | {"Version": result.version}
+        names = list(samples.maps)
+        return write_samples(samples, node, overlays=names, version=result.version).overlays
     if samples is None:
+        provenance = provenance_of(result, result.version)
         segmentation = write_with_maps(
             result.labels, result.maps, classes, node, provenance=provenance
         )
         return {overlay.GetAttribute(MAP): overlay for overlay in map_volumes(segmentation)}
     # The samples were not kept: there is nothing to step through.
+    provenance = provenance_of_samples(samples, result.version)
     write_segmentation(result.labels, classes, node, provenance=provenance)
     return {
         name: add_overlay(
@@ -78,14 +77,12 @@ def _right_handed(geometry: Geometry) -> tuple[np.ndarray, bool]:
 
     Slicer's segmentations need a right-handed grid; its reader of files mirrors k in the same way.
     """
-    matrix = np.eye(4)
-    matrix[:3, :3] = np.reshape(geometry.direction, (3, 3)) * geometry.spacing
-    matrix[:3, 3] = geometry.origin
+    matrix = ijk_to_lps(geometry)
     mirror = np.linalg.det(matrix) < 0
     if mirror:
         matrix[:3, 3] += matrix[:3, 2] * (geometry.size[2] - 1)
         matrix[:3, 2] *= -1
-    return np.diag([-1, -1, 1, 1]) @ matrix, bool(mirror)
+    return lps_to_ras(matrix), bool(mirror)
 
 
 def _mirrored(array: np.ndarray, mirror: bool) -> np.ndarray:

@@ -21,8 +21,8 @@ from ..checkpoints.card import SegmentClass
 from ..errors import InputError, OutputError
 from ..inference.image_files import write_label_map
 from ..inference.volume import Geometry
-from .file_grid import VOLUME, ijk_to_lps, on_grid
-from .geometry import ijk_to_ras, to_vtk
+from .file_grid import VOLUME, on_grid
+from .geometry import ijk_to_lps, ijk_to_ras, lps_to_ras, to_vtk
 from .segmentations import (
     BINARY_LABELMAP,
     CLASS_TAG,
@@ -215,7 +215,7 @@ def _write_segmentation_file(
     image.SetDimensions(geometry.size)
     image.AllocateScalars(vtk.VTK_UNSIGNED_CHAR, 1)
     voxels(image)[:] = labels
-    image.SetGeometryFromImageToWorldMatrix(to_vtk(np.diag([-1, -1, 1, 1]) @ ijk_to_lps(geometry)))
+    image.SetGeometryFromImageToWorldMatrix(to_vtk(lps_to_ras(ijk_to_lps(geometry))))
     # Else the file would hold no more than the box around the labels.
     segmentation.SetConversionParameter(
         GEOMETRY_PARAMETER, slicer.vtkSegmentationConverter.SerializeImageGeometry(image)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 import shutil
 import tempfile
 from collections.abc import Generator, Sequence
@@ -14,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import InputError, OutputError
+from ..files import move_together
 from .export import (
     Entry,
     add_labelmap_node,
@@ -168,6 +168,8 @@ def files_in_steps(
     suffix_of(paths[0])
     paths.append(folder / TABLE)
     existing = [path for path in paths if path.exists()]
+    if folders := [path for path in existing if path.is_dir()]:
+        raise OutputError(f"{folders[0]} is a folder. Choose another folder to export to.")
     if existing and not overwrite:
         raise OutputError(
             f"{existing[0]} exists already. Choose another folder, for example an empty one."
@@ -188,14 +190,24 @@ def files_in_steps(
             write_file(part / paths[n].name, *on_grid(labels, item.volume, grid), entries)
             yield (n + 1) / number
         _write_table(part / TABLE, series, _columns(all_entries), volumes)
-        for path in paths:
-            os.replace(part / path.name, path)
+        _replace(existing, paths, part)
     finally:
         shutil.rmtree(part, ignore_errors=True)
         if is_new:
             with suppress(OSError):  # it holds the files, but if they were not completed
                 folder.rmdir()
     return paths
+
+
+def _replace(existing: Sequence[Path], paths: Sequence[Path], part: Path) -> None:
+    """Put complete files in the place of existing ones, all of them or none."""
+    old = part / "old"
+    moves = [(path, old / path.name) for path in existing]
+    moves += [(part / path.name, path) for path in paths]
+    try:
+        move_together(moves)
+    except OSError as error:
+        raise cannot_write(paths[0].parent, error) from error
 
 
 def finish(steps: Steps) -> list:

@@ -12,7 +12,7 @@ import SimpleITK as sitk
 
 from ..errors import InputError, OutputError
 from ..inference.volume import Geometry
-from .geometry import exact_geometry, ijk_to_ras
+from .geometry import exact_geometry, ijk_to_lps, ijk_to_ras
 
 VOLUME, FILE = "volume", "file"
 # By how many voxels the same voxel may be elsewhere, for files store rounded numbers.
@@ -96,11 +96,3 @@ def _turned(labels: np.ndarray, source: Geometry, target: Geometry) -> np.ndarra
     turned = labels.T.transpose(axes)
     flips = tuple(slice(None, None, -1 if steps[a, n] < 0 else 1) for n, a in enumerate(axes))
     return np.ascontiguousarray(turned[flips].T)
-
-
-def ijk_to_lps(geometry: Geometry) -> np.ndarray:
-    """Return the matrix (4, 4) from voxel indices to mm."""
-    matrix = np.eye(4)
-    matrix[:3, :3] = np.reshape(geometry.direction, (3, 3)) * geometry.spacing
-    matrix[:3, 3] = geometry.origin
-    return matrix

@@ -30,6 +30,19 @@ def to_vtk(matrix: np.ndarray) -> vtk.vtkMatrix4x4:
     return result
 
 
+def ijk_to_lps(geometry: Geometry) -> np.ndarray:
+    """Return the matrix (4, 4) from voxel indices to mm."""
+    matrix = np.eye(4)
+    matrix[:3, :3] = np.reshape(geometry.direction, (3, 3)) * geometry.spacing
+    matrix[:3, 3] = geometry.origin
+    return matrix
+
+
+def lps_to_ras(ijk_to_lps_matrix: np.ndarray) -> np.ndarray:
+    """Return a matrix (4, 4) to LPS as one to RAS; and the other way round."""
+    return _RAS_TO_LPS @ ijk_to_lps_matrix
+
+
 def ijk_to_ras(volume_node) -> np.ndarray:
     """Return the matrix (4, 4) from voxel indices to the node's own space, mm.
 

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 import numpy as np
 
 from ..checkpoints.card import SegmentClass
-from ..inference.sampled import ENTROPY, VARIANCE, maximum
+from ..inference.sampled import CAPTIONS_OF_ONE, maximum, with_unit
 from .overlays import MAP, OVERLAY_ATTRIBUTES, add_overlay, show_overlays_instead
 from .removal import remove_node
 from .samples import sample_sets
@@ -16,11 +16,6 @@ from .segmentations import PREFIX, put_segmentation, set_provenance
 from .subject_hierarchy import place_beside
 from .undo import remove_new_nodes
 
-# One segmentation's probabilities say how sure the network is of each voxel by itself.
-TITLES = {
-    ENTROPY: "Entropy of the network's class probabilities [bit]",
-    VARIANCE: "Variance of the labels by the network's class probabilities",
-}
 # Role of the segmentation node's references to the volumes.
 _OVERLAY = PREFIX + "Overlay"
 
@@ -70,9 +65,8 @@ def write_with_maps(
         new = []
         for name, values in maps.items():
             largest = maximum(name, len(classes))
-            overlay = add_overlay(
-                volume_node.GetScene(), name, values, largest, TITLES[name], volume_node
-            )
+            title = with_unit(name, CAPTIONS_OF_ONE[name])
+            overlay = add_overlay(volume_node.GetScene(), name, values, largest, title, volume_node)
             own = {a.removeprefix(PREFIX): overlay.GetAttribute(a) for a in OVERLAY_ATTRIBUTES}
             set_provenance(overlay, own | dict(provenance or {}), undo)
             place_beside(overlay, volume_node, undo)

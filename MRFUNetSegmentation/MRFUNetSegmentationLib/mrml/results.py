@@ -102,7 +102,7 @@ def structures_of(
                 segment.GetColor(),
                 display is None or bool(display.GetSegmentVisibility(segment_id)),
                 volumes.get(segment_id),
-                interval(table, segment.GetName()) if table else None,
+                interval(table, segment_id) if table else None,
             )
         )
     return structures

@@ -22,19 +22,19 @@ from ..inference.sampled import (
     VARIANCE,
     SampledResult,
 )
+from .browsers import browsers
 from .kept_display import DisplayKeeper, kept_display
 from .overlays import MAP, OVERLAY_ATTRIBUTES, add_overlay, show_overlays_instead
 from .removal import remove_node
 from .segmentations import (
     BINARY_LABELMAP,
     GEOMETRY_PARAMETER,
-    MODEL,
     PREFIX,
-    SHA256,
     check_labels,
     ensure_display,
     follow_volume,
     label_image,
+    provenance_of,
     put_segmentation,
     read_provenance,
     set_provenance,
@@ -146,11 +146,6 @@ class SampleSet:
     def sample(self) -> int:
         """Number of the sample that is shown, from 1, as drawn."""
         return self.samples[self.browser.GetSelectedItemNumber()]
-
-    @property
-    def caption(self) -> str:
-        """What is shown, for users."""
-        return f"Sample {self.sample} of {self.number}"
 
     @property
     def samples(self) -> list[int]:
@@ -303,9 +298,8 @@ class SampleSet:
 
 def sample_sets(scene) -> list[SampleSet]:
     """Return the sets of samples that are in a scene."""
-    number = scene.GetNumberOfNodesByClass("vtkMRMLSequenceBrowserNode")
-    browsers = [scene.GetNthNodeByClass(n, "vtkMRMLSequenceBrowserNode") for n in range(number)]
-    return [SampleSet(b) for b in browsers if b.GetAttribute(_ORDER) and b.GetMasterSequenceNode()]
+    found = browsers(scene)
+    return [SampleSet(b) for b in found if b.GetAttribute(_ORDER) and b.GetMasterSequenceNode()]
 
 
 def default_overlays(result: SampledResult) -> list[str]:
@@ -319,12 +313,23 @@ def default_overlays(result: SampledResult) -> list[str]:
     return [name for name in names if name in result.maps]
 
 
+def provenance_of_samples(result: SampledResult, version: str = __version__) -> dict[str, str]:
+    """Return what is stored with samples of how they came about; see `provenance_of`."""
+    return {
+        **provenance_of(result, version),
+        "Seed": str(result.seed),
+        "Samples": str(len(result.per_sample)),
+        "Consensus": result.consensus_method,
+    }
+
+
 def write_samples(
     result: SampledResult,
     volume_node,
     segmentation_node=None,
     overlays: Sequence[str] | None = None,
     take_back: ExitStack | None = None,
+    version: str = __version__,
 ) -> SampleSet:
     """Show what sampling a volume gave.
 
@@ -343,6 +348,7 @@ def write_samples(
         segmentation_node: node for the consensus; a new one if None. See `write_segmentation`.
         overlays: names of maps of the result; `default_overlays` if None.
         take_back: gets what puts the segmentation node back as it was, samples and maps apart.
+        version: of the program that has computed it.
 
     Raises:
         InputError: if the nodes cannot be used or do not fit the result.
@@ -354,16 +360,7 @@ def write_samples(
     _check_overlays(names, result)
     scene = volume_node.GetScene()
     old = [s for s in sample_sets(scene) if segmentation_node and s.consensus is segmentation_node]
-    provenance = {
-        MODEL: result.model,
-        SHA256: result.sha256,
-        "Device": result.device,
-        "Version": __version__,
-        "Seed": str(result.seed),
-        "Samples": str(result.number),
-        "Consensus": result.consensus_method,
-        "MRF": "yes" if result.mrf else "no",
-    }
+    provenance = provenance_of_samples(result, version)
     with ExitStack() as undo:
         remove_new_nodes(scene, undo)
         segments = ExitStack() if take_back is None else take_back

@@ -14,9 +14,13 @@ import numpy as np
 import slicer
 import vtk
 
+from .. import __version__
 from ..boxes import occupied_box
 from ..checkpoints.card import SegmentClass
 from ..errors import InputError
+from ..inference.result_files import WrittenResult
+from ..inference.sampled import SampledResult
+from ..inference.segmentation import Segmentation
 from .browsers import shown_index
 from .geometry import ijk_to_ras, to_vtk
 from .removal import remove_node
@@ -127,6 +131,30 @@ def put_segmentation(
     if not follows_already:
         place_beside(node, volume_node, undo)
     return node
+
+
+def provenance_of(
+    result: Segmentation | SampledResult | WrittenResult, version: str = __version__
+) -> dict[str, str]:
+    """Return what is stored with a result of how it came about.
+
+    Args:
+        result: what was computed.
+        version: of the program that has computed it.
+    """
+    options, stored = result.options, {}
+    for name, stored_name in (("mrf", "MRF"), ("intensities", "Intensities")):
+        if name in options:
+            stored[stored_name] = "yes" if options[name] else "no"
+    if options.get("tolerance"):
+        stored["Tolerance"] = f"{options['tolerance']:g}"
+    return {
+        MODEL: result.card.name,
+        SHA256: result.sha256,
+        "Device": result.device,
+        "Version": version,
+        **stored,
+    }
 
 
 def about(classes: Sequence[SegmentClass], volume_node=None) -> dict[str, str]:

@@ -14,7 +14,7 @@ from ..inference.sampled import SampledResult
 
 SAMPLE, LOG_DENSITY, DISTANCE = "Sample", "Log density", "Distance to consensus"
 _SHARE = "Share of samples [%]"
-_STRUCTURE, _LOW, _HIGH = "Structure", "5 % [ml]", "95 % [ml]"
+_STRUCTURE, _SEGMENT, _LOW, _HIGH = "Structure", "Segment ID", "5 % [ml]", "95 % [ml]"
 
 
 def volume_column(structure: str) -> str:
@@ -49,6 +49,7 @@ def add_structures_table(scene, name: str, result: SampledResult):
         rows.append(
             {
                 _STRUCTURE: structure["name"],
+                _SEGMENT: structure["segment_id"],
                 "Mean [ml]": _text(volume["mean"]),
                 "SD [ml]": _text(volume["sd"]),
                 _LOW: _text(volume["p5"]),
@@ -98,14 +99,15 @@ def read_column(table_node, column: str) -> np.ndarray:
     return np.array([float(array.GetValue(n)) for n in range(array.GetNumberOfValues())])
 
 
-def interval(structures_table, structure: str) -> tuple[float, float] | None:
+def interval(structures_table, segment_id: str) -> tuple[float, float] | None:
     """Return the 5th and 95th percentile of a structure's volume in ml, by `add_structures_table`.
 
-    None if the table, which users can edit, does not have them.
+    By its segment's ID, for users may rename segments. None if the table, which users can edit,
+    does not have them.
     """
     table = structures_table.GetTable()
-    names = table.GetColumnByName(_STRUCTURE)
-    row = names.LookupValue(structure) if names is not None else -1
+    names = table.GetColumnByName(_SEGMENT)
+    row = names.LookupValue(segment_id) if names is not None else -1
     # VTK looks for a row of -1, too.
     if row < 0 or any(table.GetColumnByName(c) is None for c in (_LOW, _HIGH)):
         return None

@@ -37,10 +37,11 @@ def read_volume(volume_node, *, replace_non_finite: bool = False, placed_by=None
         matrix = to_world @ matrix
     array = voxels(image)
     array.flags.writeable = False
+    warnings = ()
     if replace_non_finite:
-        array = with_finite_values(array)
+        array, warnings = with_finite_values(array)
     try:
-        return Volume(array, nearest_geometry(matrix, image))
+        return Volume(array, nearest_geometry(matrix, image), warnings)
     except InputError as error:
         raise InputError(f"{volume_node.GetName()}: {error}") from error
 

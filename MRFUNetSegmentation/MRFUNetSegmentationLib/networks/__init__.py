@@ -1,6 +1,6 @@
 """The networks: they map tensors to tensors and know nothing of files, devices or users."""
 
-from .mrf import MRF, mean_field
+from .mrf import MRF, last, mean_field
 from .mrf_unet import MRFUNet, MRFUNetConfig
 from .probabilistic_unet import ProbabilisticUNet, ProbabilisticUNetConfig
 from .unet import UNet
@@ -12,5 +12,6 @@ __all__ = [
     "ProbabilisticUNet",
     "ProbabilisticUNetConfig",
     "UNet",
+    "last",
     "mean_field",
 ]

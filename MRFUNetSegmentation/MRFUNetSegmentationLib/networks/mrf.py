@@ -6,6 +6,7 @@ label given its neighbours' is stationary and never sees the image.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 
 import torch
@@ -17,6 +18,7 @@ from .unet import KERNEL_SIZE, LEAKY_SLOPE, convolution
 MAXIMUM_FILTERS = 64
 # Voxels that go through all layers of the MRF at once without gradients. On a CPU their hidden
 # layer then stays in the cache, which makes an iteration two to four times faster.
+_CONVOLUTIONS = {4: functional.conv2d, 5: functional.conv3d}  # by the images' dimensions
 _BLOCK_VOXELS = {"cpu": 2**18}
 _BLOCK_VOXELS_ELSEWHERE = 2**23
 
@@ -68,7 +70,8 @@ class MRF(nn.Module):
 
     def forward(self, responsibilities: Tensor) -> Tensor:
         """Return the log-potentials (B, K, *spatial) of responsibilities (B, K, *spatial)."""
-        x = self.neighbours._conv_forward(responsibilities, self.kernel, self.neighbours.bias)
+        conv = _CONVOLUTIONS[responsibilities.dim()]
+        x = conv(responsibilities, self.kernel, self.neighbours.bias, padding=1)
         x = functional.leaky_relu(x, LEAKY_SLOPE, inplace=True)
         for layer in self.extra:
             x = functional.leaky_relu(layer(x), LEAKY_SLOPE, inplace=True)
@@ -108,6 +111,11 @@ def mean_field(
         responsibilities = new
 
 
+def last(responsibilities: Iterator[Tensor]) -> Tensor:
+    """Return the last of what `mean_field` yields, without keeping the others in memory."""
+    return deque(responsibilities, maxlen=1).pop()
+
+
 def log_posterior(log_likelihood: Tensor, mrf: MRF, iterations: int, w: float = 1.0) -> Tensor:
     """Return the logarithm of the last responsibilities of `mean_field`, for the cross-entropy.
 
@@ -116,7 +124,7 @@ def log_posterior(log_likelihood: Tensor, mrf: MRF, iterations: int, w: float = 
     _check(iterations, w)
     responsibilities = _uniform(log_likelihood)
     if iterations > 1:
-        *_, responsibilities = mean_field(log_likelihood, mrf, iterations - 1, w)
+        responsibilities = last(mean_field(log_likelihood, mrf, iterations - 1, w))
     log_new = functional.log_softmax(log_likelihood + mrf(responsibilities), dim=1)
     return log_new if w == 1 else torch.log(w * log_new.exp() + (1 - w) * responsibilities)
 
@@ -183,7 +191,7 @@ def _updated(
     log_likelihood: Tensor, mrf: MRF, kernel: Tensor, responsibilities: Tensor, padding: tuple
 ) -> Tensor:
     """Update a block; its responsibilities are wider than the rest where there is no padding."""
-    conv = {4: functional.conv2d, 5: functional.conv3d}[kernel.dim()]
+    conv = _CONVOLUTIONS[kernel.dim()]
     images = responsibilities.contiguous(memory_format=_channels_last(kernel))
     x = conv(images, kernel, mrf.neighbours.bias, padding=padding)
     # Voxels side by side: the 1x1 layers are then matrix products, and the softmax is vectorised.

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from .hyper_parameters import HyperParameters
-from .mrf import MRF
+from .mrf import MRF, last
 from .product_of_experts import ProductOfExperts, check_mean_field
 from .unet import UNet
 
@@ -119,8 +119,7 @@ class MRFUNet(ProductOfExperts):
         logits = self.logits(image)
         if self.mrf is None:
             return functional.softmax(logits, dim=1)
-        *_, posterior = self.responsibilities(logits, self._iterations())
-        return posterior
+        return last(self.responsibilities(logits, self._iterations()))
 
     def logits(self, image: Tensor) -> Tensor:
         """Return the U-Net's logits (B, K, *spatial) of an image (B, C, *spatial)."""

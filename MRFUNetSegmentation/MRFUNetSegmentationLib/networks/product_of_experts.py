@@ -40,7 +40,8 @@ class ProductOfExperts(nn.Module):
         """
         if self.mrf is None:
             raise ValueError("this network is without an MRF: it has no mean field")
-        iterations = iterations or self.config.iterations
+        if iterations is None:
+            iterations = self.config.iterations
         log_likelihood = self.log_likelihood(logits)
         return mean_field(log_likelihood, self.mrf, iterations, self.config.w, tolerance)
 

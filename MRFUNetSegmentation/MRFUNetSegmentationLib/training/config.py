@@ -31,7 +31,7 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 _TISSUES = CSF + 1
 # As in model cards; slabs of synthetic slices have room for them.
 _MOST_NEIGHBOURS = 8
-PRECISIONS = ("bf16-mixed", "32-true")
+PRECISIONS = ("auto", "bf16-mixed", "32-true")
 
 
 class ConfigError(MRFUNetError, ValueError):
@@ -312,7 +312,8 @@ class TrainingConfig:
             in place of the tissues.
         classes: as in model cards; the tissues of the brain if left out.
         validation: scored every `validate_every` steps; for label maps.
-        precision: "bf16-mixed" or "32-true".
+        precision: "bf16-mixed", "32-true", or "auto" for the first where the device multiplies such
+            numbers itself and the second elsewhere.
         dice_weight: weight of the soft Dice loss beside the negative log-likelihood.
         logit_offsets: added to the logits of each class when a network is validated and kept.
             Classes have other shares in scans than in synthetic images; by Bayes' rule that moves
@@ -337,7 +338,7 @@ class TrainingConfig:
     lesions: LesionData | None = None
     classes: tuple[dict[str, Any], ...] = ()
     validation: tuple[ValidationCase, ...] = ()
-    precision: str = "bf16-mixed"
+    precision: str = "auto"
     dice_weight: float = 0.0
     logit_offsets: tuple[float, ...] = ()
     elbo: ElboConfig = field(default_factory=ElboConfig)

@@ -139,6 +139,22 @@ class ElboObjective(Objective):
             self.geco.load_state_dict(state)
 
 
+def resolve_precision(precision: str, device: torch.device) -> str:
+    """Return the precision that "auto" stands for on a device; any other as it is.
+
+    Where a device does not multiply bfloat16 itself, it is slower with it than with float32.
+    """
+    if precision != "auto":
+        return precision
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        # PyTorch tells from 2.9 on.
+        can = getattr(torch.cpu, "get_capabilities", dict)() if device.type == "cpu" else {}
+        native = bool(can.get("avx512_bf16") or can.get("amx_bf16"))
+    return "bf16-mixed" if native else "32-true"
+
+
 def objective(network: MRFUNet | ProbabilisticUNet, config: TrainingConfig) -> Objective:
     """Return the objective of a network in a run."""
     mixed = config.precision == "bf16-mixed"

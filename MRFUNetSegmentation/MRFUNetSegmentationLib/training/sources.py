@@ -162,7 +162,7 @@ class RaterSource:
     """Parts of real images, each with the labels of a random one of its raters.
 
     Training on a random rater at each step is what teaches a Probabilistic U-Net the raters'
-    distribution (Kohl et al., NeurIPS 2018, section 3).
+    distribution (Kohl et al., NeurIPS 2018, section 4.1).
 
     Args:
         cases: the images.

@@ -21,7 +21,7 @@ from ..errors import MRFUNetError
 from ..networks import ProbabilisticUNet
 from .card import trained_card
 from .config import ConfigError, Stage, TrainingConfig
-from .objectives import objective
+from .objectives import objective, resolve_precision
 from .run_log import RunLog
 from .sources import Source
 from .validation import Validation
@@ -64,7 +64,8 @@ class Trainer:
         validation: Validation | None = None,
         start_from: Checkpoint | None = None,
     ) -> None:
-        self.config = config
+        precision = resolve_precision(config.precision, fabric.device)
+        self.config = config = replace(config, precision=precision)
         self.source = source
         self.folder = folder
         self.fabric = fabric

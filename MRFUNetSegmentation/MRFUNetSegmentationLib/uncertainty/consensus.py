@@ -32,9 +32,7 @@ def majority_consensus(statistics: RunningStatistics) -> Tensor:
     )
 
 
-def staple_consensus(
-    labels: Callable[[int], np.ndarray], statistics: RunningStatistics, background: int | None
-) -> Tensor:
+def staple_consensus(labels: Callable[[int], np.ndarray], statistics: RunningStatistics) -> Tensor:
     """Return the labels [k, j, i] by multi-label STAPLE, of SimpleITK.
 
     Simultaneous truth and performance level estimation: Warfield et al., IEEE TMI 2004; for
@@ -43,14 +41,13 @@ def staple_consensus(
 
     Args:
         labels: returns the label map [k, j, i] of sample 0 .. N - 1.
-        statistics: of the same samples.
-        background: value of the class that makes no structure, if there is one.
+        statistics: of the same samples; class 0 is the background.
 
     Raises:
         InputError: if the samples together need too much memory.
     """
     result = majority_consensus(statistics)
-    box = _box(statistics, background)
+    box = _box(statistics)
     voxels = result[box].numel()
     if not voxels:
         return result
@@ -63,9 +60,8 @@ def staple_consensus(
     staple = sitk.MultiLabelSTAPLEImageFilter()
     staple.SetLabelForUndecidedPixels(undecided)
     staple.SetMaximumNumberOfIterations(_STAPLE_ITERATIONS)
-    box_numpy = tuple(box)
     images = [
-        sitk.GetImageFromArray(np.ascontiguousarray(labels(n)[box_numpy]))
+        sitk.GetImageFromArray(np.ascontiguousarray(labels(n)[box]))
         for n in range(statistics.number)
     ]
     found = torch.from_numpy(sitk.GetArrayFromImage(staple.Execute(images)))
@@ -73,8 +69,6 @@ def staple_consensus(
     return result
 
 
-def _box(statistics: RunningStatistics, background: int | None) -> tuple[slice, ...]:
-    if background is None:
-        return tuple(slice(0, n) for n in statistics.mean.shape[1:])
-    occupied = statistics.counts[background] < statistics.number
+def _box(statistics: RunningStatistics) -> tuple[slice, ...]:
+    occupied = statistics.counts[0] < statistics.number
     return occupied_box(occupied.numpy()) or (slice(0, 0),) * occupied.dim()

@@ -23,7 +23,7 @@ class EnergyDistance:
     """Parts of the generalised energy distance between samples S and raters' segmentations Y.
 
     d is `iou_distance`. Means are over all pairs, those of a segmentation with itself included
-    (Kohl et al., NeurIPS 2018, section 4): so GED^2 is above zero even for two sets drawn from one
+    (Kohl et al., NeurIPS 2018, section 3): so GED^2 is above zero even for two sets drawn from one
     distribution, the less the more there are. Judge it against that floor.
 
     Attributes:

@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from ..checkpoints.card import ModelCard
 from ..checkpoints.header import find_checkpoint
 from ..errors import Cancelled, MRFUNetError, WorkerError, lacks_memory, too_little_memory
 from ..inference.label_maps import decompress
+from ..inference.segmentation import Segmentation
 from ..inference.volume import Volume
 from . import folder as private
 from . import protocol, sampled
@@ -27,29 +27,6 @@ from .process import WorkerProcess
 # How long a computation may take to end by itself after a cancel.
 CANCEL_SECONDS = 2.0
 _POLL_SECONDS = 0.02
-
-
-@dataclass(frozen=True)
-class JobResult:
-    """What a segmentation gave.
-
-    Attributes:
-        labels: uint8 [k, j, i] on the volume's grid.
-        card: the model's card.
-        sha256: of the checkpoint.
-        device: on which it was computed, in words.
-        timings: seconds per stage; "Loading the model" only if it was not loaded yet.
-        warnings: in words.
-        maps: float32 [k, j, i] by name, those that were asked for.
-    """
-
-    labels: np.ndarray
-    card: ModelCard
-    sha256: str
-    device: str
-    timings: dict[str, float]
-    warnings: list[str]
-    maps: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 class Worker:
@@ -84,7 +61,7 @@ class Worker:
 
     @property
     def ends_soon(self) -> bool:
-        """Whether a job is running for which the next request would wait, a few seconds at most."""
+        """Whether a job is running for which the next request would wait."""
         return self.busy and self._job.ends_soon
 
     def submit(
@@ -96,7 +73,7 @@ class Worker:
         mrf: bool = True,
         maps: Collection[str] = (),
     ) -> Job:
-        """Start to segment a volume; the job's result is a `JobResult`.
+        """Start to segment a volume; the job's result is a `Segmentation`.
 
         Args:
             volume: what to segment; it is copied to disk before this returns.
@@ -105,8 +82,8 @@ class Worker:
             mrf: False leaves the network's MRF out.
             maps: "entropy" and "variance" of an MRF-UNet's posterior.
 
-        It waits for a job that is about to end: a cancelled one, a question for devices, or slices
-        of another latent.
+        It waits for a job that is about to end: a cancelled one, a question for devices, or another
+        latent.
 
         Raises:
             CheckpointError: if there is no such model.
@@ -118,11 +95,11 @@ class Worker:
         request = protocol.Segment(**of_volume, labels=f"labels-{number}.npy", maps=names)
         files = [process.folder / f for f in (request.volume, request.labels, *names.values())]
 
-        def read_result(result: dict) -> JobResult:
+        def read_result(result: dict) -> Segmentation:
             card = ModelCard.from_dict(result.pop("card"))
             labels = _load(process.folder / request.labels)
             found = {name: _load(process.folder / file) for name, file in names.items()}
-            return JobResult(labels=labels, card=card, maps=found, **result)
+            return Segmentation(labels, request.geometry, card, maps=found, **result)
 
         return self._start(process, request, read_result, files)
 
@@ -262,6 +239,7 @@ class Worker:
             "job": number,
             "volume": file.name,
             **vars(volume.geometry),
+            "warnings": volume.warnings,
             "model": str(path),
             "device": device,
             "mrf": mrf,

@@ -15,7 +15,7 @@ import numpy as np
 from ..errors import Cancelled, MRFUNetError, WorkerError
 from ..inference.volume import Geometry
 
-VERSION = 3
+VERSION = 4
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ class OfVolume:
         job: number of the job.
         volume: name of the file with the voxels [k, j, i].
         size, spacing, origin, direction: the volume's geometry.
+        warnings: what the user should know of the volume.
         model: path of the checkpoint.
         device: auto, cpu, cuda, cuda:N or mps.
         mrf: False leaves the network's MRF out.
@@ -37,6 +38,7 @@ class OfVolume:
     spacing: tuple[float, ...]
     origin: tuple[float, ...]
     direction: tuple[float, ...]
+    warnings: tuple[str, ...]
     model: str
     device: str
     mrf: bool

@@ -22,8 +22,6 @@ from ..checkpoints.card import ModelCard
 from ..inference.sampled import SampledResult
 from ..inference.volume import Geometry
 
-__all__ = ["SampledResult", "read", "sample_file", "write", "write_sample"]
-
 RESULT, CONSENSUS = "result.json", "consensus.npy"
 # All that such a folder holds.
 FILES = ("sample-*.zlib", "*.npy", RESULT)
@@ -63,8 +61,8 @@ def write(folder: Path, result: SampledResult) -> None:
         "directions": result.directions,
         "card": result.card.to_dict(),
         "sha256": result.sha256,
-        "mrf": result.mrf,
         "device": result.device,
+        "options": result.options,
         "timings": result.timings,
         "warnings": result.warnings,
     }

@@ -121,6 +121,7 @@ class Server:
             "card": result.card.to_dict(),
             "sha256": result.sha256,
             "device": result.device,
+            "options": result.options,
             "timings": {**loading, **result.timings},
             "warnings": list(result.warnings),
         }
@@ -201,7 +202,7 @@ class Server:
         loading = {LOADING: time.perf_counter() - started} if loaded else {}
         # "c": the engine may treat the array as its own, and the file stays as it is.
         array = np.load(self._folder / request.volume, mmap_mode="c", allow_pickle=False)
-        return segmenter, loading, Volume(array, request.geometry)
+        return segmenter, loading, Volume(array, request.geometry, tuple(request.warnings))
 
     def _asks_to_end(self, request: protocol.Request) -> Callable[[], bool]:
         return lambda: request.job in self._cancelled
