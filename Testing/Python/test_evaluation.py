@@ -23,6 +23,7 @@ from MRFUNetSegmentationLib.evaluation.cases import (
     Plausibility,
     load_case,
     load_case_list,
+    write_case_list,
 )
 from MRFUNetSegmentationLib.evaluation.methods import ModelMethod
 from MRFUNetSegmentationLib.evaluation.pictures import Panel, draw_grid, planes
@@ -32,10 +33,11 @@ from MRFUNetSegmentationLib.evaluation.plausibility import (
     midsagittal_plane,
     plausibility,
 )
-from MRFUNetSegmentationLib.evaluation.report import write_report
-from MRFUNetSegmentationLib.evaluation.run import evaluate
+from MRFUNetSegmentationLib.evaluation.raters import _single_rater, score_samples
+from MRFUNetSegmentationLib.evaluation.report import _coverage, _floors, write_report
+from MRFUNetSegmentationLib.evaluation.run import Results, evaluate
 from MRFUNetSegmentationLib.evaluation.scores import score
-from MRFUNetSegmentationLib.evaluation.statistics import bootstrap_mean, paired_comparison
+from MRFUNetSegmentationLib.evaluation.statistics import mean_of_scans, paired_comparison
 from MRFUNetSegmentationLib.inference.engine import Segmenter
 from MRFUNetSegmentationLib.inference.image_files import read_volume_file
 from MRFUNetSegmentationLib.inference.volume import Geometry, Volume
@@ -110,7 +112,7 @@ class TestScores:
 class TestStatistics:
     def test_interval_of_a_mean_is_students_for_many_scans(self):
         values = np.random.RandomState(0).normal(0.8, 0.05, 200)
-        found = bootstrap_mean(values, [str(n) for n in range(200)])
+        found = mean_of_scans(values, [str(n) for n in range(200)])
         error = values.std(ddof=1) / np.sqrt(200)
         assert found.value == pytest.approx(values.mean())
         assert found.low == pytest.approx(values.mean() - 1.96 * error, abs=0.1 * error)
@@ -119,14 +121,22 @@ class TestStatistics:
     def test_scans_of_a_subject_are_drawn_together(self):
         values = np.repeat(np.random.RandomState(1).normal(0.8, 0.05, 20), 10)
         subjects = np.repeat([str(n) for n in range(20)], 10)
-        together = bootstrap_mean(values, subjects)
-        apart = bootstrap_mean(values, [str(n) for n in range(200)])
+        together = mean_of_scans(values, subjects)
+        apart = mean_of_scans(values, [str(n) for n in range(200)])
         assert together.value == apart.value
         ratio = (together.high - together.low) / (apart.high - apart.low)
         assert ratio == pytest.approx(np.sqrt(10), rel=0.15)
 
+    def test_few_subjects_have_students_interval(self):
+        """Of its means over the scans of each; the bootstrap's would be too narrow."""
+        found = mean_of_scans([0.4, 0.5, 0.2, 0.4, 0.6], ["a", "a", "b", "c", "c"])
+        means = np.array([0.45, 0.2, 0.5])
+        reach = 4.30265273 * means.std(ddof=1) / np.sqrt(3)
+        assert found.value == pytest.approx(0.42)
+        assert (found.low, found.high) == pytest.approx((0.42 - reach, 0.42 + reach))
+
     def test_two_subjects_have_no_interval(self):
-        found = bootstrap_mean([0.5, 0.7, 0.6], ["a", "a", "b"])
+        found = mean_of_scans([0.5, 0.7, 0.6], ["a", "a", "b"])
         assert found.value == pytest.approx(0.6) and np.isnan(found.low)
 
     def test_paired_comparison_of_subjects_all_better(self):
@@ -197,6 +207,20 @@ class TestPlausibility:
         assert asymmetry_percent(shell.T.copy(), brain.T.copy(), geometry) == pytest.approx(
             0, abs=2
         )
+
+    @pytest.mark.parametrize("across", [1.0, 4.0])
+    def test_symmetry_whatever_the_voxel_size(self, across):
+        """Of an ellipsoid whose plane lies a quarter of a voxel beside the centre of one."""
+        spacing = np.array([across, 2.0, 2.0])
+        size = (np.array([100, 130, 90]) / spacing).astype(int)
+        centre = (size // 2 + [0.25, 0, 0]) * spacing
+        points = np.moveaxis(np.indices(size), 0, -1) * spacing - centre
+        mask = ((points / [40, 55, 35]) ** 2).sum(-1) < 1
+        geometry = Geometry(
+            tuple(map(int, size)), tuple(spacing), direction=(-1, 0, 0, 0, -1, 0, 0, 0, 1)
+        )
+        stored = np.ascontiguousarray(mask.T)
+        assert asymmetry_percent(stored, stored, geometry) == pytest.approx(0, abs=2)
 
     def test_share_of_the_main_component(self):
         mask = np.zeros((9, 9, 9), bool)
@@ -547,13 +571,71 @@ class TestRaters:
         ]
         text = write_report(tmp_path / "report", results[0], [method]).read_text(encoding="utf-8")
         energies = [r.distances[1].energy.squared for r in results[0].raters["m"].values()]
-        mean = bootstrap_mean(energies, ["a", "b", "c"])
+        mean = mean_of_scans(energies, ["a", "b", "c"])
         assert f"| m | {mean.value:.3f} [{mean.low:.3f}, {mean.high:.3f}] |" in text
         first, again = (
             {c: r.distances[1].energy for c, r in o.raters["m"].items()} for o in results
         )
         assert first == again
         assert first["a"] != first["b"]
+
+    def test_scans_of_a_group_count_as_one(self, folder, probabilistic, tmp_path):
+        write(tmp_path / "rater.nii.gz", read(folder / "own.nii.gz"))
+        case = Case(
+            "a",
+            str(folder / "scan-1.nii.gz"),
+            raters=("rater.nii.gz",),
+            values={"Grey matter": (1,)},
+        )
+        cases = [
+            replace(case, name=name, group=group) for name, group in zip("abc", "xxy", strict=True)
+        ]
+        path = tmp_path / "cases.toml"
+        write_case_list(path, "t", ["Grey matter"], cases)
+        read_back = load_case_list(path, tmp_path)
+        assert [c.counted_as for c in read_back.cases] == ["x", "x", "y"]
+        assert replace(case, subject="s").counted_as == "s" and case.counted_as == "a"
+        method = ModelMethod("m", [str(probabilistic)], ["Grey matter"], "cpu")
+        found = evaluate(replace(read_back, samples=(1,)), tmp_path, [method])
+        assert not found.consistency
+        text = write_report(tmp_path / "report", found, [method]).read_text(encoding="utf-8")
+        table = text.partition("## Against several raters")[2]
+        row = next(line for line in table.splitlines() if line.startswith("| m |"))
+        assert "[" not in row  # two groups have no interval
+
+    def test_floor_is_of_all_scans_whatever_the_order_of_methods(self):
+        random = np.random.RandomState(0)
+
+        def scores(raters):
+            marks = random.rand(raters, 6, 20, 20) < 0.3
+            samples = random.rand(3, 6, 20, 20) < 0.3
+            return score_samples({"A": samples}, {"A": marks}, (1, 1, 1), (1, 3), 5.0)
+
+        one, two, three = scores(3), scores(4), scores(1)
+        whole, part = {"one": one, "two": two, "three": three}, {"one": one}
+        cases = CaseList("t", ("A",), tuple(Case(n, n) for n in whole), samples=(1, 3))
+        expected = {n: (one.distances[n].floor + two.distances[n].floor) / 2 for n in (1, 3)}
+        for order in ({"a": whole, "b": part}, {"b": part, "a": whole}):
+            floors, scans = _floors(Results(cases, list(order), raters=order))
+            assert floors == pytest.approx(expected) and scans == 2
+
+    @pytest.mark.parametrize(
+        ("samples", "said"), [(1, "-"), (4, "100 (of 60)"), (16, "100 (of 88)"), (19, "100")]
+    )
+    def test_coverage_of_few_samples_says_what_it_is_to_be(self, samples, said):
+        volumes = np.linspace(1, 2, samples)[None]
+        assert _coverage(volumes, np.array([[1.2, 1.5, np.nan]])) == said
+
+    def test_a_single_rater_is_a_yardstick_of_calibration(self):
+        raters = np.zeros((2, 4, 10, 10), bool)
+        raters[0, :, :4], raters[1, :, 2:6] = True, True
+        near = np.ones((4, 10, 10), bool)
+        found = _single_rater(raters, near)
+        # Of what either marks the other marks half; of what it does not, a third.
+        assert found.confidence[[0, 9]].tolist() == [0, 1]
+        assert found.frequency[[0, 9]] == pytest.approx([1 / 3, 0.5])
+        assert found.expected_calibration_error == pytest.approx(0.6 / 3 + 0.4 / 2)
+        assert _single_rater(raters[:1], near) is None
 
     def test_single_slices_against_raters(self, tiny_card, tmp_path):
         """As a model trained on slices is scored: 2D files of image and masks."""

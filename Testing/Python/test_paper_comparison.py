@@ -115,6 +115,11 @@ def test_the_bundled_models_twin_begins_with_its_weights_but_the_mrf(tmp_path):
     for name in NETWORKS:
         config = bundled_twin.configuration(name, 10)
         assert not {case.label_map for case in config.validation} & set(config.label_maps)
+        # Of one seed, images of two anatomies are posed and tinted alike.
+        synthesised = [c for c in config.validation if c.label_map]
+        for condition in bundled_twin.CONDITIONS:
+            seeds = [c.seed for c in synthesised if c.name.startswith(f"{condition}/")]
+            assert len(set(seeds)) == len(seeds) == 12
         trainer = Trainer(config, None, tmp_path / name, launched_fabric("cpu"), start_from=bundled)
         networks[name] = trainer.network
     assert networks["U-Net"].mrf is None

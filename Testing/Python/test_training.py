@@ -30,6 +30,7 @@ from MRFUNetSegmentationLib.training.run import prepare
 from MRFUNetSegmentationLib.training.synthesis import SynthesisConfig, synthesise
 from MRFUNetSegmentationLib.training.trainer import STATE_FILE, finished
 from MRFUNetSegmentationLib.training.validation import metric_name
+from torch import Generator
 
 CONFIGS = Path(config_module.__file__).with_name("configs")
 
@@ -307,6 +308,22 @@ def test_interrupted_and_uninterrupted_runs_give_the_same(data, tmp_path, change
         assert whole[key] == parts[key]
     files = [tmp_path / run / "small.safetensors" for run in ("whole", "parts")]
     assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_network_draws_other_numbers_than_those_that_made_its_images(data):
+    run = prepare(load_config(data / "small.toml"), data, data / "run", "cpu")
+    drawn, draw = [], run.source.draw
+
+    def watched(stage, rng):
+        drawn.append(Generator().manual_seed(rng.initial_seed()))
+        return draw(stage, rng)
+
+    run.source.draw = watched
+    for step in range(5):
+        run.step = step
+        run._batch(run.config.stages[0], 0)
+        of_image = torch.rand(100, generator=drawn[-1])
+        assert not torch.isin(torch.rand(100), of_image).any()
 
 
 def test_killed_run_goes_on_from_its_last_state(data, tmp_path):

@@ -54,6 +54,8 @@ class Case:
             not call background); empty where the peers are not to run.
         contrast: one of the list's `contrasts`, for the peers.
         subject: scans of one brain on one grid have one; each other scan is its own.
+        group: of scans that are no independent evidence though their brains differ, as of one
+            patient's lesions in several anatomies; the subject if left out.
     """
 
     name: str
@@ -67,6 +69,7 @@ class Case:
     mask: str = ""
     contrast: str = ""
     subject: str = ""
+    group: str = ""
 
     def __post_init__(self) -> None:
         if self.convention not in ("", FREESURFER):
@@ -80,6 +83,11 @@ class Case:
             raise ConfigError(f"{self.name}: the reference is either `labels` or `probabilities`")
         if self.mask == MASK_OF_REFERENCE and not (self.labels or self.probabilities):
             raise ConfigError(f"{self.name}: the mask is the reference's, but there is none")
+
+    @property
+    def counted_as(self) -> str:
+        """Scans that have this in common count as one in intervals and tests."""
+        return self.group or self.subject or self.name
 
 
 @dataclass(frozen=True)
@@ -227,7 +235,7 @@ def write_case_list(
         path: TOML file.
         title: of the report.
         structures: to score.
-        cases: of which name, image, raters and values are written.
+        cases: of which name, image, raters, values and group are written.
     """
     lines = [f"title = {_quoted(title)}", f"structures = {_listed(structures)}"]
     for case in cases:
@@ -237,6 +245,7 @@ def write_case_list(
             f"name = {_quoted(case.name)}",
             f"image = {_quoted(case.image)}",
             f"raters = {_listed(case.raters)}",
+            *([f"group = {_quoted(case.group)}"] if case.group else []),
             *(f"values.{_quoted(s)} = {list(values)}" for s, values in case.values.items()),
         ]
     path.write_text("\n".join([*lines, ""]), encoding="utf-8")

@@ -86,8 +86,8 @@ def asymmetry_percent(mask: np.ndarray, brain: np.ndarray, geometry: Geometry) -
     step = np.array([geometry.spacing[a] for a in grid.axes])
     normal, offset = midsagittal_plane(grid.reorient(torch.from_numpy(brain)).numpy(), step)
     points = np.argwhere(grid.reorient(torch.from_numpy(mask)).numpy()) * step
-    side = points @ normal - offset
-    # Voxels that the plane cuts belong to both sides in part.
+    # In voxels: those that the plane cuts belong to both sides in part.
+    side = (points @ normal - offset) / (np.abs(normal) @ step)
     right = float(np.clip(side + 0.5, 0, 1).sum())
     left = len(points) - right
     return 200 * (left - right) / (left + right)
@@ -119,6 +119,8 @@ def midsagittal_plane(
     points = np.argwhere(soft > 0.01)
     weights = soft[tuple(points.T)]
     points = first + points * step
+    # Linear interpolation would draw the plane to where voxels mirror each other.
+    splines = ndimage.spline_filter(soft, output=np.float32)
     centre = np.average(points, axis=0, weights=weights)
 
     def plane(parameters):
@@ -130,7 +132,7 @@ def midsagittal_plane(
     def mismatch(parameters):
         normal, offset = plane(parameters)
         mirrored = points - 2 * (points @ normal - offset)[:, None] * normal
-        there = ndimage.map_coordinates(soft, ((mirrored - first) / step).T, order=1)
+        there = ndimage.map_coordinates(splines, ((mirrored - first) / step).T, prefilter=False)
         return -float((there * weights).sum())
 
     start = np.zeros(3)

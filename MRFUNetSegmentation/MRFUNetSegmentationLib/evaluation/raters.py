@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -47,6 +49,8 @@ class StructureScores:
         dice_of_mean: of what at least half of the samples mark with what at least half of the
             raters mark.
         reliability: of the share of samples, near what any rater or sample marks.
+        single_rater: the same of each rater, whose marks count as probabilities of 0 and 1, against
+            the others, all together; None with one rater.
         variance_ncc: correlation of the samples' and the raters' variance, there.
         sample_ml: (N,) volumes of the samples.
         rater_ml: (M,) volumes of the raters.
@@ -54,6 +58,7 @@ class StructureScores:
 
     dice_of_mean: float
     reliability: ReliabilityDiagram
+    single_rater: ReliabilityDiagram | None
     variance_ncc: float
     sample_ml: np.ndarray
     rater_ml: np.ndarray
@@ -140,12 +145,23 @@ def _of_structure(
     return StructureScores(
         dice_of_mean=dice(probability >= 0.5, share >= 0.5),
         reliability=reliability_diagram(probability, raters, near),
+        single_rater=_single_rater(raters, near),
         variance_ncc=normalised_cross_correlation(
             probability * (1 - probability), share * (1 - share), near
         ),
         sample_ml=samples.sum(axes) * voxel_ml,
         rater_ml=raters.sum(axes) * voxel_ml,
     )
+
+
+def _single_rater(raters: np.ndarray, near: np.ndarray) -> ReliabilityDiagram | None:
+    if len(raters) < 2:
+        return None
+    diagrams = [
+        reliability_diagram(rater, np.delete(raters, n, axis=0), near)
+        for n, rater in enumerate(raters)
+    ]
+    return functools.reduce(operator.add, diagrams)
 
 
 def _label_maps(masks: Sequence[np.ndarray]) -> np.ndarray:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import functools
+import operator
 import platform
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -11,12 +13,13 @@ import numpy as np
 import torch
 
 from .. import __version__
-from ..uncertainty.calibration import interval_coverage
+from ..inference.sampled import FEWEST_FOR_INTERVAL
+from ..uncertainty.calibration import ReliabilityDiagram, interval_coverage
 from . import pictures
 from .methods import ModelMethod
 from .run import Results
 from .scores import Scores
-from .statistics import Mean, bootstrap_mean, paired_comparison
+from .statistics import Mean, mean_of_scans, paired_comparison
 
 REPORT = "report.md"
 _MEAN = "mean of structures"
@@ -210,7 +213,9 @@ def _raters_section(folder: Path, results: Results) -> list[str]:
     if not results.raters:
         return []
     numbers = results.cases.samples
-    energies, matched, floors, rows = {}, {}, {}, []
+    energies, matched, rows = {}, {}, []
+    floors, of_floors = _floors(results)
+    counts = {len(by_case) for by_case in results.raters.values()}
     for method, by_case in results.raters.items():
         energies[method], matched[method] = {}, {}
         for n in sorted({n for r in by_case.values() for n in r.distances}):
@@ -218,10 +223,8 @@ def _raters_section(folder: Path, results: Results) -> list[str]:
             found = [by_case[case].distances[n] for case in names]
             if found:
                 values = [d.energy.squared for d in found]
-                energies[method][n] = bootstrap_mean(values, _subjects(results, names))
+                energies[method][n] = mean_of_scans(values, _subjects(results, names))
                 matched[method][n] = float(np.mean([d.matched_iou for d in found]))
-                known = [d.floor for d in found if not np.isnan(d.floor)]
-                floors[n] = float(np.mean(known)) if known else float("nan")
         largest = max(energies[method])
         diversity = [r.distances[largest].energy.sample_diversity for r in by_case.values()]
         if largest not in numbers:
@@ -229,7 +232,7 @@ def _raters_section(folder: Path, results: Results) -> list[str]:
                 f"{method} has {largest} samples, fewer than any number in the table: GED² "
                 f"{_number(energies[method][largest].value)}"
             )
-        shown = (_mean_text(energies[method].get(n), ".3f", False) for n in numbers)
+        shown = (_mean_text(energies[method].get(n), ".3f", len(counts) > 1) for n in numbers)
         rows.append([method, *shown,
                      _number(matched[method][largest]), _number(np.mean(diversity))])  # fmt: skip
     rows.append(["raters' floor", *(_number(floors.get(n)) for n in numbers), "-", "-"])
@@ -238,8 +241,9 @@ def _raters_section(folder: Path, results: Results) -> list[str]:
     lines = [
         "## Against several raters",
         "",
-        f"Means over {max(len(c) for c in results.raters.values())} scans. GED² at numbers of "
-        "samples; Hungarian-matched IoU and diversity of the samples at the largest number.",
+        f"Means over {max(counts)} scans"
+        f"{'' if of_floors == max(counts) else f' (of the floor: {of_floors})'}. GED² at numbers "
+        "of samples; Hungarian-matched IoU and diversity of the samples at the largest number.",
         "",
         *_table(
             ["method", *(f"GED², {n}" for n in numbers), "matched IoU", "sample diversity"], rows
@@ -258,19 +262,14 @@ def _raters_section(folder: Path, results: Results) -> list[str]:
                 diagram = diagram + other.reliability
             diagrams[f"{method}, {structure}"] = diagram
             samples = _filled([f.sample_ml for f in found])
-            covered = (
-                _percent(
-                    interval_coverage(samples, _filled([f.rater_ml for f in found]), _INTERVAL)
-                )
-                if np.isfinite(samples).all() and samples.shape[1] > 1
-                else "-"
-            )
+            covered = _coverage(samples, _filled([f.rater_ml for f in found]))
             correlations = [f.variance_ncc for f in found if np.isfinite(f.variance_ncc)]
             rows.append(
                 [method, structure, _number(np.mean([f.dice_of_mean for f in found])),
                  _number(diagram.expected_calibration_error), covered,
                  _number(np.mean(correlations)) if correlations else "-"]
             )  # fmt: skip
+    rows += _single_raters(results)
     pictures.draw_reliability(folder / "reliability.png", diagrams)
     return [
         *lines,
@@ -282,6 +281,54 @@ def _raters_section(folder: Path, results: Results) -> list[str]:
         "![Reliability diagrams](reliability.png)",
         "",
     ]  # fmt: skip
+
+
+def _floors(results: Results) -> tuple[dict[int, float], int]:
+    """Return the raters' floor at numbers of samples, and of how many scans it is the mean.
+
+    It is the same for all methods, but some may have failed on some scans.
+    """
+    found: dict[int, dict[str, float]] = {}
+    for by_case in results.raters.values():
+        for case, scores in by_case.items():
+            for n, distances in scores.distances.items():
+                if np.isfinite(distances.floor):
+                    found.setdefault(n, {})[case] = distances.floor
+    means = {n: float(np.mean(list(by_case.values()))) for n, by_case in found.items()}
+    return means, max((len(by_case) for by_case in found.values()), default=0)
+
+
+def _coverage(samples: np.ndarray, raters: np.ndarray) -> str:
+    """Return the percentage of raters' volumes within the interval, and what it is to be.
+
+    Args:
+        samples: (scans, N) volumes.
+        raters: (scans, M) volumes, NaN where there are fewer raters.
+    """
+    number = samples.shape[1]
+    if number < 2 or not np.isfinite(samples).all():
+        return "-"
+    covered = _percent(interval_coverage(samples, raters, _INTERVAL))
+    if number >= FEWEST_FOR_INTERVAL:
+        return covered
+    return f"{covered} (of {_percent((number - 1) / (number + 1))})"
+
+
+def _single_raters(results: Results) -> list[list[str]]:
+    """Return rows of the calibration of a single rater, as yardsticks."""
+    rows = []
+    for structure in results.cases.structures:
+        found: dict[str, ReliabilityDiagram] = {}
+        for by_case in results.raters.values():
+            for case, scores in by_case.items():
+                if structure in scores.structures:
+                    found[case] = scores.structures[structure].single_rater
+        diagrams = [diagram for diagram in found.values() if diagram is not None]
+        if diagrams:
+            whole = functools.reduce(operator.add, diagrams)
+            error = _number(whole.expected_calibration_error)
+            rows.append(["a single rater, taken as certain", structure, "-", error, "-", "-"])
+    return rows
 
 
 def _pictures_section(folder: Path, results: Results) -> list[str]:
@@ -303,7 +350,8 @@ def _conventions_section(results: Results, *, with_peers: bool) -> list[str]:
         "## How it was measured",
         "",
         "- Means over scans; intervals are 95 % percentile bootstrap intervals, subjects drawn "
-        "with all their scans. The paired test is Wilcoxon's signed-rank test over subjects, "
+        "with all their scans, and of fewer than ten subjects Student's, by the subjects' means. "
+        "The paired test is Wilcoxon's signed-rank test over subjects, "
         "without correction for several tests; with few subjects it cannot give a small p.",
         "- Surface distances by the package surface-distance. Where a structure is missing in the "
         "segmentation or the reference alone, Dice and surface Dice are 0 and the distance is the "
@@ -325,13 +373,17 @@ def _conventions_section(results: Results, *, with_peers: bool) -> list[str]:
             "in neither segmentation and 0 where it is in one alone. The floor is the GED² to "
             "expect of as many further raters; with few samples, one in the middle of the raters "
             "comes below it. ECE, reliability and NCC within "
-            f"{cases.surroundings_mm:g} mm of what any rater or sample marks."
+            f"{cases.surroundings_mm:g} mm of what any rater or sample marks. Most of that is "
+            "background, so a small ECE is easily had: that of a single rater, whose marks are "
+            "taken as probabilities of 0 and 1 and held against the others', is a yardstick. "
+            f"With fewer than {FEWEST_FOR_INTERVAL} samples an interval holds less than "
+            f"{_percent(_INTERVAL)} % at best: what it is to hold is in brackets."
         )
     return [*lines, ""]
 
 
 def _write_tables(folder: Path, results: Results) -> None:
-    subject = {c.name: c.subject or c.name for c in results.cases.cases}
+    subject = {c.name: c.counted_as for c in results.cases.cases}
     _write_csv(
         folder / "scores.csv",
         ["case", "subject", "method", "structure", "dice", "hd95_mm", "surface_dice", "volume_ml",
@@ -432,12 +484,12 @@ def _means(results: Results, quantity: Callable[[Scores], float]) -> dict[str, d
             found = _by_case(results, method, structure, quantity)
             if found:
                 names, values = zip(*found, strict=True)
-                means[method][structure] = bootstrap_mean(values, _subjects(results, names))
+                means[method][structure] = mean_of_scans(values, _subjects(results, names))
     return means
 
 
 def _subjects(results: Results, cases: Sequence[str]) -> list[str]:
-    subject = {c.name: c.subject or c.name for c in results.cases.cases}
+    subject = {c.name: c.counted_as for c in results.cases.cases}
     return [subject[c] for c in cases]
 
 

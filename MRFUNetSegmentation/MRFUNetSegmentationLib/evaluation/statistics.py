@@ -13,6 +13,7 @@ RESAMPLINGS = 10_000
 LEVEL = 0.95
 # With fewer subjects there is nothing to draw from: the interval would be their range.
 _FEWEST_SUBJECTS = 3
+_FEWEST_FOR_BOOTSTRAP = 10
 
 
 @dataclass(frozen=True)
@@ -25,11 +26,12 @@ class Mean:
     scans: int
 
 
-def bootstrap_mean(values: Sequence[float], subjects: Sequence[str], seed: int = 0) -> Mean:
-    """Return the mean with its percentile bootstrap interval (Efron and Tibshirani 1993).
+def mean_of_scans(values: Sequence[float], subjects: Sequence[str], seed: int = 0) -> Mean:
+    """Return the mean over scans with its interval, of which a subject's scans count as one.
 
-    Subjects are drawn, each with all its scans: two scans of a brain are no two brains. The
-    interval of few subjects is too narrow.
+    Two scans of a brain are no two brains. The interval is the percentile bootstrap's (Efron and
+    Tibshirani 1993), for which subjects are drawn, each with all its scans. Of fewer than ten
+    subjects that would be too narrow: theirs is Student's, by the means of the subjects.
 
     Args:
         values: one a scan.
@@ -38,15 +40,20 @@ def bootstrap_mean(values: Sequence[float], subjects: Sequence[str], seed: int =
     """
     values = np.asarray(values, dtype=float)
     names, subject = np.unique(np.asarray(subjects), return_inverse=True)
+    mean = float(values.mean()) if len(values) else float("nan")
     if len(names) < _FEWEST_SUBJECTS:
-        mean = float(values.mean()) if len(values) else float("nan")
         return Mean(mean, float("nan"), float("nan"), len(values))
     totals = np.bincount(subject, values)
     counts = np.bincount(subject)
+    if len(names) < _FEWEST_FOR_BOOTSTRAP:
+        stats = need("scipy.stats", "scipy", "The interval of a mean")
+        error = float(np.std(totals / counts, ddof=1)) / len(names) ** 0.5
+        reach = float(stats.t.ppf((1 + LEVEL) / 2, len(names) - 1)) * error
+        return Mean(mean, mean - reach, mean + reach, len(values))
     drawn = np.random.default_rng(seed).integers(0, len(names), (RESAMPLINGS, len(names)))
     means = totals[drawn].sum(1) / counts[drawn].sum(1)
     low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Mean(float(values.mean()), float(low), float(high), len(values))
+    return Mean(mean, float(low), float(high), len(values))
 
 
 @dataclass(frozen=True)
@@ -82,4 +89,4 @@ def paired_comparison(
     by_subject = np.bincount(subject, difference) / np.bincount(subject)
     p = float(stats.wilcoxon(by_subject).pvalue) if np.any(by_subject) else float("nan")
     counted = np.count_nonzero(by_subject)  # the test drops those that do not differ
-    return Paired(bootstrap_mean(difference, subjects), p, min(1.0, 2.0 ** (1 - counted)))
+    return Paired(mean_of_scans(difference, subjects), p, min(1.0, 2.0 ** (1 - counted)))

@@ -32,6 +32,9 @@ _LOG_EVERY = 20  # steps
 _FREE = {"iterations", "training_iterations"}
 # Odd, and spread over 32 bits: all that a generator on the CPU takes of its seed.
 _DRAW_STRIDE = 2_654_435_761
+# Added to the seed of what the network draws: by the same one, its draws would be those by which
+# the images were made.
+_OF_NETWORK = 2**31
 
 
 class Trainer:
@@ -213,7 +216,7 @@ class Trainer:
             pairs.append(self.source.draw(stage, rng))
         images, labels = (torch.stack(tensors) for tensors in zip(*pairs, strict=True))
         # What the network itself draws: iterations of the mean field, latents.
-        torch.manual_seed(self._seed(first))
+        torch.manual_seed(self._seed(first) + _OF_NETWORK)
         images = images.to(self.device, memory_format=_layout(self.config))
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)  # or the time would count as the network's

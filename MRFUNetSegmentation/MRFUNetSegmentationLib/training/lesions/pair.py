@@ -43,7 +43,8 @@ class LesionConfig:
     Attributes:
         raters: who mark it.
         move: standard deviation of a shift of all lesions in the brain.
-        roughness: standard deviation of a random change of the border, over 3 mm.
+        roughness: standard deviation, mm, of a random change of the border at points 3 mm apart;
+            it is interpolated between them, so that over all voxels it is 0.6 of that.
         edge: bounds of the width over which a lesion fades out.
         contrast: bounds of how far the brightest lesions are above the brighter of grey and white
             matter, on the scale of `synthesis.contrasts`.
@@ -150,7 +151,11 @@ def _placed_lesions(
     spacing: float,
     draw: Draw,
 ) -> tuple[Tensor, Tensor]:
-    """Carry real lesions into the white matter; return `distance` and `nearest` of `Lesions`."""
+    """Carry real lesions into the white matter; return `distance` and `nearest` of `Lesions`.
+
+    Distances, and the lesions' volumes, stay those in MNI space. Its brain is larger than most: by
+    some tenth in length.
+    """
     scale, shift = from_label_map(label_map, lesion_map)
     shift = shift + config.move * draw.normals(3) / torch.tensor(lesion_map.spacing)
     distance = place.look_up(lesion_map.distance, scale, shift).float()

@@ -5,8 +5,9 @@ acquired a contrast-to-noise ratio and a border, where it is half as bright as a
 rater has habits, drawn once for a scan:
 
 1. A boundary bias b ~ N(0, `boundary`) in mm: marks everything larger (b > 0) or smaller, plus a
-   smooth field of N(0, `local_boundary`) that varies over `local_cell` mm, as habits differ
-   between, say, the ventricles and the cortex.
+   smooth field, as habits differ between, say, the ventricles and the cortex: N(0,
+   `local_boundary`) at points 30 mm apart and interpolated between them, where it is smaller (over
+   all voxels its deviation is 0.6 of that).
 2. A threshold t ~ N(`threshold`, `threshold_spread`), correlated with -b by `correlation`: who
    marks generously also marks more. A lesion's evidence is
    ln(min(volume, 100 mm^3) / 10 mm^3) + `contrast_weight` ln(contrast-to-noise / 2): size and
@@ -16,7 +17,7 @@ rater has habits, drawn once for a scan:
    On the one real FLAIR at hand no lesion of the experts' stands out from what is around it by less
    than 1.0, however large. The rater accepts the lesion with the probability of
    logistic((evidence - t) / `hesitation`), each lesion on its own.
-3. Noise of the hand: a field of N(0, `hand`) mm that varies over 3 mm.
+3. Noise of the hand: such a field of N(0, `hand`) mm at points 3 mm apart.
 
 What is marked: voxels of accepted lesions whose distance from the border, inside positive, exceeds
 minus the sum of bias and fields.
