@@ -3,9 +3,43 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
-from contextlib import suppress
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+
+@contextmanager
+def staged(folder: Path) -> Iterator[tuple[Path, Path]]:
+    """Give two new folders within a folder: for new files, and for those that they will replace.
+
+    In the end they are removed with what they hold. After an error the second one stays if it holds
+    files: these could not be put back.
+
+    Args:
+        folder: where the files are to be in the end, and so on the same disk.
+
+    Raises:
+        OSError: if they cannot be made.
+    """
+    partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder))
+    new, old = partial / "new", partial / "old"
+    try:
+        new.mkdir()
+        old.mkdir()
+        yield new, old
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+        remove_if_empty(old)
+        remove_if_empty(partial)
+
+
+def remove_if_empty(folder: Path) -> None:
+    """Remove a folder, if it is there and holds nothing."""
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def move_together(moves: Iterable[tuple[Path, Path]]) -> None:

@@ -184,6 +184,22 @@ def test_file_that_cannot_be_replaced_leaves_all_as_they_were(samples, tmp_path,
     assert [p.read_bytes() for p in tmp_path.iterdir()] == [b"precious"]
 
 
+def test_file_that_cannot_even_be_put_back_is_kept_and_named(samples, tmp_path, monkeypatch):
+    (tmp_path / "sample_001.nii.gz").write_bytes(b"precious")
+    original, done = os.replace, []
+
+    def once(source, target):
+        if done:
+            raise PermissionError(13, "the disk is gone")
+        done.append(original(source, target))
+
+    monkeypatch.setattr(files.os, "replace", once)
+    with pytest.raises(OutputError, match="could not be put back: they are in") as caught:
+        finish(files_in_steps(tmp_path, Series.of_samples(samples), overwrite=True))
+    (kept,) = (p for p in tmp_path.rglob("*") if p.is_file())
+    assert kept.read_bytes() == b"precious" and str(kept.parent) in str(caught.value)
+
+
 def test_folder_of_a_files_name_stays(samples, tmp_path):
     (tmp_path / "sample_002.nii.gz").mkdir()
     with pytest.raises(OutputError, match=r"sample_002\.nii\.gz is a folder"):

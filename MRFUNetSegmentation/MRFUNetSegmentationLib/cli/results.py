@@ -6,10 +6,8 @@ import csv
 import json
 import os
 import platform
-import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +16,7 @@ import SimpleITK as sitk
 
 from .. import __version__
 from ..errors import OutputError
-from ..files import move_together
+from ..files import move_together, remove_if_empty, staged
 from ..inference import sampled
 from ..inference.image_files import write_image, write_label_map, write_map
 from ..inference.result_files import (
@@ -84,26 +82,17 @@ class ResultFolder:
         old = None
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=self.path))
-            new, old = partial / "new", partial / "old"
-            new.mkdir()
-            old.mkdir()
-            yield new
-            self._replace_earlier(new, old)
-            shutil.rmtree(old, ignore_errors=True)
+            with staged(self.path) as (new, old):
+                yield new
+                self._replace_earlier(new, old)
         except OSError as error:
-            lost = old is not None and old.is_dir() and any(old.iterdir())
+            lost = old is not None and old.is_dir()
             fate = f"could not be put back and are in {old}" if lost else "were kept"
             raise OutputError(
                 f"{self.path}: the results cannot be written ({error}). Check the free space and "
                 "the permissions, and close programs that show results of this folder; earlier "
                 f"results {fate}."
             ) from error
-        finally:
-            if old:
-                shutil.rmtree(old.with_name("new"), ignore_errors=True)
-                _remove_if_empty(old)
-                _remove_if_empty(old.parent)
 
     def write(
         self, source: Path, series: str | None, volume: Volume, segmentation: Segmentation
@@ -151,7 +140,7 @@ class ResultFolder:
         try:
             move_together(moves)
         finally:
-            _remove_if_empty(self.path / SAMPLES)
+            remove_if_empty(self.path / SAMPLES)
 
 
 def write_samples(
@@ -206,11 +195,6 @@ def write_samples(
     _write_picture(
         folder, volume, result.consensus, card.segments, disagreement / maximum, pictured
     )
-
-
-def _remove_if_empty(folder: Path) -> None:
-    with suppress(OSError):
-        folder.rmdir()
 
 
 def _write_labels(folder: Path, labels: np.ndarray, volume: Volume, segments) -> None:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import csv
-import shutil
-import tempfile
 from collections.abc import Generator, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from ..errors import InputError, OutputError
-from ..files import move_together
+from ..files import move_together, remove_if_empty, staged
 from .export import (
     Entry,
     add_labelmap_node,
@@ -174,40 +172,32 @@ def files_in_steps(
         raise OutputError(
             f"{existing[0]} exists already. Choose another folder, for example an empty one."
         )
-    is_new = not folder.exists()
+    is_new, old = not folder.exists(), None
     try:
         folder.mkdir(exist_ok=True)
-        part = Path(tempfile.mkdtemp(prefix=".series-", dir=folder))
+        with staged(folder) as (new, old):
+            volumes = []
+            for n, item in enumerate(series.items):
+                entries = all_entries[n]
+                labels = _labels(item, entries)
+                volumes.append(_volumes_ml(labels, item.volume, entries))
+                yield (n + 0.5) / number
+                write_file(new / paths[n].name, *on_grid(labels, item.volume, grid), entries)
+                yield (n + 1) / number
+            _write_table(new / TABLE, series, _columns(all_entries), volumes)
+            moves = [(path, old / path.name) for path in existing]
+            move_together(moves + [(new / path.name, path) for path in paths])
     except OSError as error:
+        if old is not None and old.is_dir():
+            raise OutputError(
+                f"{folder}: the files cannot be written ({error}), and earlier ones could not be "
+                f"put back: they are in {old}."
+            ) from error
         raise cannot_write(folder, error) from error
-    try:
-        volumes = []
-        for n, item in enumerate(series.items):
-            entries = all_entries[n]
-            labels = _labels(item, entries)
-            volumes.append(_volumes_ml(labels, item.volume, entries))
-            yield (n + 0.5) / number
-            write_file(part / paths[n].name, *on_grid(labels, item.volume, grid), entries)
-            yield (n + 1) / number
-        _write_table(part / TABLE, series, _columns(all_entries), volumes)
-        _replace(existing, paths, part)
     finally:
-        shutil.rmtree(part, ignore_errors=True)
-        if is_new:
-            with suppress(OSError):  # it holds the files, but if they were not completed
-                folder.rmdir()
+        if is_new:  # it holds the files, but if they were not completed
+            remove_if_empty(folder)
     return paths
-
-
-def _replace(existing: Sequence[Path], paths: Sequence[Path], part: Path) -> None:
-    """Put complete files in the place of existing ones, all of them or none."""
-    old = part / "old"
-    moves = [(path, old / path.name) for path in existing]
-    moves += [(part / path.name, path) for path in paths]
-    try:
-        move_together(moves)
-    except OSError as error:
-        raise cannot_write(paths[0].parent, error) from error
 
 
 def finish(steps: Steps) -> list:
