@@ -3,6 +3,7 @@
 import csv
 import os
 from contextlib import ExitStack
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -186,14 +187,14 @@ def test_file_that_cannot_be_replaced_leaves_all_as_they_were(samples, tmp_path,
 
 def test_file_that_cannot_even_be_put_back_is_kept_and_named(samples, tmp_path, monkeypatch):
     (tmp_path / "sample_001.nii.gz").write_bytes(b"precious")
-    original, done = os.replace, []
+    original = os.replace
 
-    def once(source, target):
-        if done:
-            raise PermissionError(13, "the disk is gone")
-        done.append(original(source, target))
+    def out_of_the_way_only(source, target):
+        if Path(target).parent == tmp_path:
+            raise PermissionError(13, "not there")
+        original(source, target)
 
-    monkeypatch.setattr(files.os, "replace", once)
+    monkeypatch.setattr(files.os, "replace", out_of_the_way_only)
     with pytest.raises(OutputError, match="could not be put back: they are in") as caught:
         finish(files_in_steps(tmp_path, Series.of_samples(samples), overwrite=True))
     (kept,) = (p for p in tmp_path.rglob("*") if p.is_file())
