@@ -155,3 +155,10 @@ def test_orientation_must_name_each_axis_once(card, orientation):
 def test_not_even_an_object():
     with pytest.raises(CheckpointError, match="expected object"):
         ModelCard.from_dict([1, 2])
+
+
+def test_names_that_make_one_segment_are_refused(card):
+    """Segments are told apart by letters and digits: one of the two would be lost."""
+    card["classes"][1]["name"], card["classes"][2]["name"] = "Grey matter", "grey-matter"
+    with pytest.raises(CheckpointError, match="names must differ"):
+        ModelCard.from_dict(card)

@@ -1,11 +1,13 @@
 """Checkpoint files: round trip, and every defect with its name and remedy."""
 
 import errno
+import hashlib
 import json
 import pickle
 import struct
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -298,3 +300,19 @@ def test_bundled_models_load():
     for info in bundled_models():
         assert load_checkpoint(info.card.name).path == info.path
         assert info.path.stat().st_size < 10e6
+
+
+def test_digest_is_of_the_whole_file(tiny_checkpoint, tmp_path):
+    path = tmp_path / "large.safetensors"
+    path.write_bytes(bytes(3 << 20) + b"end")
+    info = replace(read_info(tiny_checkpoint), path=path)
+    assert info.sha256() == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_biases_keep_their_precision_in_a_file_of_half_the_size(tmp_path, tiny_checkpoint):
+    checkpoint = load_checkpoint(tiny_checkpoint)
+    save_checkpoint(tmp_path / "half.safetensors", checkpoint.network, checkpoint.card, half=True)
+    stored = load_file(tmp_path / "half.safetensors")
+    assert {v.dtype for v in stored.values() if v.dim() > 1} == {torch.float16}
+    few = [v.dtype for v in stored.values() if v.dim() <= 1 and v.is_floating_point()]
+    assert set(few) == {torch.float32}

@@ -355,3 +355,20 @@ def test_demo_reads_no_toml():
         "from MRFUNetSegmentationLib.training.metrics import dice"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_picture_goes_where_the_samples_disagree_most():
+    array = np.broadcast_to(np.arange(40, dtype=np.float32)[:, None, None], (40, 40, 40)).copy()
+    labels = np.zeros((40, 40, 40), np.uint8)
+    labels[4:7, 10:30, 10:30] = 1
+    disagreement = np.zeros((40, 40, 40), np.float32)
+    disagreement[35, 20, 20] = 1
+
+    class Red:
+        value, color = 1, (255, 0, 0)
+
+    volume = Volume.from_image(sitk.GetImageFromArray(array))
+    picture = preview(volume, labels, [Red], disagreement)
+    height, width = picture.shape[:2]
+    axial = picture[: height // 3, : width // 3]
+    assert axial.max() > 200  # the slice k = 35 is bright, the labels' is dark

@@ -17,6 +17,7 @@ from MRFUNetSegmentationLib.cli.segment import _interval
 from MRFUNetSegmentationLib.errors import InputError
 from MRFUNetSegmentationLib.inference.result_files import read_result_folder
 from sampling_tools import read, write_model, write_scan
+from test_inference_volume import with_header
 
 PLAIN = {"segmentation.nii.gz", "segmentation.seg.nrrd", "report.json", "preview.png"}
 
@@ -390,3 +391,13 @@ def test_time_of_reading(segment, tmp_path):
     started = time.monotonic()
     subprocess.run([sys.executable, "-c", program], check=True)
     assert time.monotonic() - started < 30
+
+
+def test_what_the_user_should_know_of_the_scan_is_printed(model, scan, tmp_path, capsys):
+    path = tmp_path / "scan.nii"
+    sitk.WriteImage(sitk.ReadImage(str(scan)), str(path))
+    with_header(path, 254, "i2", 2)
+    with_header(path, 292, "f4", 500)
+    assert main(["segment", str(path), "-o", str(tmp_path / "out"), "--model", str(model),
+                 "--device", "cpu", "--samples", "2"]) == 0  # fmt: skip
+    assert "warning: The file's header puts the scan in two places" in capsys.readouterr().out

@@ -18,8 +18,10 @@ from MRFUNetSegmentationLib.cli.main import main
 from MRFUNetSegmentationLib.errors import InputError
 from MRFUNetSegmentationLib.evaluation import packages, peers
 from MRFUNetSegmentationLib.evaluation.cases import (
+    MASK_OF_MODEL,
     Case,
     CaseList,
+    LoadedCase,
     Plausibility,
     load_case,
     load_case_list,
@@ -35,7 +37,13 @@ from MRFUNetSegmentationLib.evaluation.plausibility import (
 )
 from MRFUNetSegmentationLib.evaluation.raters import _single_rater, score_samples
 from MRFUNetSegmentationLib.evaluation.report import _coverage, _floors, write_report
-from MRFUNetSegmentationLib.evaluation.run import Results, evaluate
+from MRFUNetSegmentationLib.evaluation.run import (
+    Results,
+    _compare_scans,
+    _measure,
+    _segmentations,
+    evaluate,
+)
 from MRFUNetSegmentationLib.evaluation.scores import score
 from MRFUNetSegmentationLib.evaluation.statistics import mean_of_scans, paired_comparison
 from MRFUNetSegmentationLib.inference.engine import Segmenter
@@ -43,6 +51,7 @@ from MRFUNetSegmentationLib.inference.image_files import read_volume_file
 from MRFUNetSegmentationLib.inference.volume import Geometry, Volume
 from MRFUNetSegmentationLib.training.config import ConfigError
 from MRFUNetSegmentationLib.training.metrics import dice
+from MRFUNetSegmentationLib.uncertainty.disagreement import expected_floor
 
 pytest.importorskip("surface_distance")
 pytest.importorskip("scipy")
@@ -897,3 +906,79 @@ def test_two_methods_of_one_name_are_refused(folder, tmp_path, tiny_checkpoint, 
     arguments += ["-o", str(tmp_path), "--model", str(tiny_checkpoint)]
     assert main([*arguments, "--model", str(tiny_checkpoint)]) == 1
     assert "Two methods are named tiny" in capsys.readouterr().err
+
+
+def test_half_of_the_samples_is_enough_for_their_mean():
+    raters = np.zeros((2, 4, 4, 4), bool)
+    raters[:, :2] = True
+    samples = raters.copy()
+    samples[1] = False
+    for first, second in ((samples, raters), (raters, samples)):
+        found = score_samples({"a": first}, {"a": second}, (1, 1, 1), [2], 5.0)
+        assert found.structures["a"].dice_of_mean == 1
+
+
+def test_calibration_counts_what_samples_alone_mark():
+    raters, samples = np.zeros((2, 2, 20, 20, 20), bool)
+    raters[:, 2:4, 2:4, 2:4] = True
+    samples[:, 15:17, 15:17, 15:17] = True
+    found = score_samples({"a": samples}, {"a": raters}, (1, 1, 1), [2], 0.0).structures["a"]
+    assert found.reliability.counts.sum() == 16
+    assert found.reliability.expected_calibration_error == 1
+
+
+def test_floor_is_that_of_as_many_raters_as_samples():
+    rng = np.random.default_rng(0)
+    samples, raters = rng.random((8, 6, 6, 6)) > 0.5, rng.random((3, 6, 6, 6)) > 0.5
+    found = score_samples({"a": samples}, {"a": raters}, (1, 1, 1), [1, 8], 5.0).distances
+    for number in (1, 8):
+        assert found[number].floor == pytest.approx(expected_floor(raters, number))
+
+
+def test_one_segmentation_stands_for_any_number_of_samples():
+    mask = np.ones((1, 4, 4, 4), bool)
+    found = score_samples({"a": mask}, {"a": mask}, (1, 1, 1), [1, 16], 5.0)
+    assert list(found.distances) == [1, 16]
+
+
+def test_scans_on_different_grids_are_not_compared():
+    results = Results(CaseList("t", ("a",), (Case("c", "c.nii"),)), ["m"])
+    scans = [(None, {"m": {"a": np.ones((n, 4, 4), bool)}}) for n in (4, 5)]
+    _compare_scans("twin", scans, results)
+    assert results.consistency == {} and "not on one grid" in results.notes[0]
+
+
+def test_fluid_of_peers_counts_within_what_is_labelled():
+    cases = CaseList("t", ("fluid",), (Case("c", "c.nii"),), fluid="fluid")
+    volume, labelled = phantom()[0], np.zeros(phantom()[0].array.shape, bool)
+    labelled[:20] = True
+    reference = {"fluid": labelled.copy()}
+    loaded = LoadedCase(cases.cases[0], volume, reference, {}, labelled, None)
+    results = Results(cases, ["m", "hmrf"])
+    for method in results.methods:
+        _measure(method, {"fluid": np.ones_like(labelled)}, loaded, results)
+    dices = {m: found["c"]["fluid"].dice for m, found in results.scores.items()}
+    assert dices["hmrf"] == 1 and dices["m"] < 1
+
+
+def test_brain_mask_of_the_peers_is_the_first_models(monkeypatch):
+    class Model:
+        def __init__(self, name):
+            self.name = name
+
+        def labels(self, volume):
+            return np.full((2, 2, 2), self.name == "first")
+
+        foreground = staticmethod(lambda labels: labels)
+
+        def masks(self, labels):
+            return {"a": labels}
+
+    seen = []
+    monkeypatch.setattr(peers, "segment", lambda peer, volume, brain, order: seen.append(brain))
+    case = Case("c", "c.nii", mask=MASK_OF_MODEL, contrast="T1")
+    cases = CaseList("t", ("a",), (case,), contrasts={"T1": ("a",)})
+    loaded = LoadedCase(case, None, {}, {}, None, None)
+    models = [Model("first"), Model("second")]
+    _segmentations(loaded, cases, models, ["hmrf"], Results(cases, []), lambda line: None)
+    assert seen[0].all()

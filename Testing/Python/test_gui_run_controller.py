@@ -399,3 +399,18 @@ def test_samples_of_the_same_volume_again_have_a_time_of_their_own(controller, l
 @pytest.mark.parametrize("text", ["", "{", "[1]", '{"a": "b"}', None])
 def test_durations_that_cannot_be_read_count_as_none(text):
     assert Durations(text).estimate("a", 10) is None
+
+
+@pytest.mark.parametrize("running", [True, False])
+def test_error_of_the_run_after_an_abandoned_one_is_said(controller, logic, running):
+    if running:
+        controller.start(*SCAN)
+        controller.abandon()
+        logic.runs[-1].next_steps = [lambda: logic.runs[-1].fail(Cancelled())]
+        controller.poll()
+    else:
+        controller.abandon()
+    controller.start(*SCAN)
+    logic.runs[-1].next_steps = [lambda: logic.runs[-1].fail(InputError("Too small."))]
+    controller.poll()
+    assert "Too small." in controller.outcome.text

@@ -1,6 +1,7 @@
 """The panel's sections on results, with real widgets (PySide6), a real scene and a real worker."""
 
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -808,3 +809,20 @@ def test_volume_alone_has_no_sequence(harness, scene, sequences):
     harness.apply()
     harness.wait_for_end()
     assert "4 structures segmented in 1 s" in harness.message
+
+
+def test_name_without_a_suffix_gets_that_of_the_format(sampled, tmp_path, monkeypatch):
+    """The dialog has not asked about the file of that name: another question does."""
+    import slicer
+    from MRFUNetSegmentationLib.gui.sections import export
+
+    asked, path = [], tmp_path / "labels.nrrd"
+    dialog = SimpleNamespace(getSaveFileName=lambda *_: str(path.with_suffix("")))
+    monkeypatch.setattr(export.qt, "QFileDialog", dialog)
+    monkeypatch.setattr(slicer.util, "confirmOkCancelDisplay", asked.append, raising=False)
+    choose(sampled, sampled.ui.exportFormatSelector, "(.nrrd)")
+    sampled.ui.exportButton.click()
+    assert path.is_file() and not asked
+    path.write_bytes(b"precious")
+    sampled.ui.exportButton.click()
+    assert path.read_bytes() == b"precious" and str(path) in asked[0]

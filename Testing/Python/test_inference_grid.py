@@ -102,3 +102,25 @@ def test_tiles_cover_and_blend_to_identity(shape):
 
 def test_normalisation_of_a_constant_image():
     assert (percentile_normalise(torch.full((5, 5, 5), 7.0)) == 0).all()
+
+
+def test_a_size_that_is_off_by_rounding_is_not_resampled():
+    """Headers hold sizes in float32: 0.99999 mm is the model's 1 mm."""
+    grid = ModelGrid.of(Geometry((181, 217, 181), (0.99999,) * 3), (1, 1, 1))
+    assert grid.shape == (181, 217, 181)
+
+
+def test_background_between_the_grey_values_does_not_count():
+    """As where a brain without skull was brought to mean 0 and standard deviation 1."""
+    torch.manual_seed(0)
+    brain = torch.randn(20, 20, 20)
+    padded = torch.zeros(60, 60, 60)
+    padded[20:40, 20:40, 20:40] = brain
+    inside = percentile_normalise(padded)[20:40, 20:40, 20:40]
+    torch.testing.assert_close(inside, percentile_normalise(brain), atol=0.02, rtol=0)
+
+
+def test_normalisation_of_an_image_of_two_values():
+    image = torch.zeros(10, 10, 10)
+    image[:4] = 5
+    assert torch.equal(percentile_normalise(image), image / 5)

@@ -147,3 +147,41 @@ def test_card_keeps_it_and_refuses_it_of_a_network_that_samples(tiny_card):
     sampling = {**card.to_dict(), "architecture": {"type": "probabilistic-unet"}}
     with pytest.raises(CheckpointError, match="one segmentation"):
         ModelCard.from_dict(sampling)
+
+
+def test_where_nothing_was_measured_the_network_decides():
+    """0 is no measurement, however near it is to what a segment looks like."""
+    labels, hole = truth(), ball((30, 25, 20), 4, SHAPE)
+    image = scan(labels, 1.0)
+    image = torch.where(labels == 1, (image - 0.35).clamp_min(0.01), image)
+    image[hole] = 0
+    posterior = torch.where(hole, one_hot(labels, 0.4), one_hot(labels, 0.99))
+    sharpened = with_intensities(posterior, image, SEGMENTS, SPACING, started_run())
+    assert (sharpened.argmax(0)[hole] == 2).all()
+
+
+def test_a_segment_of_less_than_a_ml_says_too_little():
+    labels = ball((30, 25, 20), 17, SHAPE).long() + ball((30, 25, 20), 5, SHAPE).long()
+    assert 200 < (labels == 2).sum() < 1000
+    posterior = one_hot(labels)
+    found = with_intensities(posterior, scan(labels, 1.0), SEGMENTS, SPACING, started_run())
+    assert found is posterior
+
+
+def test_a_scan_without_noise_is_not_taken_at_its_word():
+    """No tissue is of one intensity alone."""
+    labels, missed = truth(), ball((30, 25, 20), 3, SHAPE)
+    image = torch.tensor([0.0, 0.4, 0.6])[labels]
+    image[missed] = 0.65
+    network = torch.where(missed, 1, labels)
+    posterior = torch.where(missed, one_hot(network, 0.6), one_hot(network, 0.99))
+    sharpened = with_intensities(posterior, image, SEGMENTS, SPACING, started_run())
+    assert (sharpened.argmax(0)[missed] == 2).all()
+
+
+def test_thick_slices_are_blurred_by_mm():
+    """By a quarter of a slice here, not by four."""
+    labels = truth()[:, :, ::4]
+    flat = scan((truth() > 0).long(), 1.0)[:, :, ::4]
+    sharpened = with_intensities(one_hot(labels), flat, SEGMENTS, (1, 1, 4), started_run())
+    assert dice(sharpened.argmax(0), labels, 2) > 0.95

@@ -88,3 +88,19 @@ def test_card_keeps_the_piece(tiny_card):
     card = ModelCard.from_dict({**tiny_card.to_dict(), "one_piece": [1, 2]})
     assert ModelCard.from_dict(card.to_dict()).one_piece == (1, 2)
     assert tiny_card.one_piece == ()
+
+
+def test_sheet_along_a_side_of_the_image_is_a_sheet():
+    """Outside the image there is no more of it."""
+    brain, sheet = ball((25, 25, 20), 9), NOTHING.clone()
+    sheet[57:] = True
+    assert torch.equal(main_piece(brain | sheet, NOTHING), brain)
+
+
+def test_thin_parts_as_long_as_gyri_stay():
+    brain = ball((25, 25, 20), 14)
+    fins = NOTHING.clone()
+    for start in range(21, 30, 4):
+        fins[start : start + 2, 23:27, 28:36] = True
+    assert int((fins & ~brain).sum()) > 40
+    assert torch.equal(main_piece(brain | fins, NOTHING), brain | fins)

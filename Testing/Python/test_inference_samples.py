@@ -1,5 +1,7 @@
 """What sampling a volume gives, with and without an MRF, and any latent of the same volume."""
 
+from unittest.mock import Mock
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ from MRFUNetSegmentationLib.checkpoints.load import load_checkpoint, save_checkp
 from MRFUNetSegmentationLib.errors import Cancelled, InputError
 from MRFUNetSegmentationLib.inference import run, sampled
 from MRFUNetSegmentationLib.inference.engine import Segmenter
-from MRFUNetSegmentationLib.inference.image_files import write_label_map
+from MRFUNetSegmentationLib.inference.image_files import write_label_map, write_map
 from MRFUNetSegmentationLib.inference.result_files import read_array
 from MRFUNetSegmentationLib.inference.volume import Geometry, Volume
 from MRFUNetSegmentationLib.networks import mean_field
@@ -371,3 +373,23 @@ def test_label_map_on_a_full_disk(tmp_path, monkeypatch):
         write_label_map(tmp_path / "a.nii.gz", labels, Geometry((8, 8, 8), (1.0, 1.0, 1.0)))
     monkeypatch.undo()
     np.testing.assert_array_equal(read_array(tmp_path / "a.nii.gz"), labels)
+
+
+def test_map_on_a_full_disk(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        "SimpleITK.ReadImage", lambda path: (_ for _ in ()).throw(RuntimeError("short"))
+    )
+    with pytest.raises(OSError, match="incomplete"):
+        write_map(
+            tmp_path / "a.nii.gz", np.zeros((8, 8, 8), np.float32), Geometry((8, 8, 8), (1, 1, 1))
+        )
+
+
+def test_time_of_a_stage_that_begins_again_is_added_up(monkeypatch):
+    """As where memory ran out, and it was computed again in smaller parts."""
+    monkeypatch.setattr("time.perf_counter", Mock(side_effect=[0, 1, 1, 3, 3, 4]))
+    begun = run.Run({run.UNET: 0.0, run.BACK: 0.5}, lambda *_: None, lambda: False)
+    for stage in (run.UNET, run.BACK, run.UNET):
+        begun.begin(stage)
+    begun.end()
+    assert begun.timings == {run.UNET: 2, run.BACK: 2}

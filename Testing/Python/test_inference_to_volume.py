@@ -68,3 +68,15 @@ def test_nothing_but_background_is_no_error(tiny_card):
     labels = to_volume(tiny_card).labels(posterior)
     assert labels.shape == (25, 33, 40)
     assert not labels.any()
+
+
+def test_fluid_apart_from_the_one_piece_becomes_background(tiny_card):
+    """Though it is none of the classes that are in one piece."""
+    posterior = torch.zeros(5, *(b.stop - b.start for b in BOX))
+    posterior[0] = 1
+    for value, along in ((1, slice(1, 9)), (3, slice(18, 21))):
+        posterior[:, 2:10, 2:10, along] = 0
+        posterior[value, 2:10, 2:10, along] = 1
+    assert set(to_volume(tiny_card).labels(posterior).unique().tolist()) == {0, 1, 3}
+    one_piece = to_volume(tiny_card, one_piece=(1, 2))
+    assert set(one_piece.labels(posterior).unique().tolist()) == {0, 1}

@@ -293,3 +293,21 @@ def test_folder_of_two_series(tmp_path):
     refused(lambda: read_volume_file(tmp_path / "d"), "2 series", "1.2.3.5 (10 files)", "1.2.3.6")
     assert read_volume_file(tmp_path / "d", "1.2.3.6").array.shape == SHAPE
     refused(lambda: read_volume_file(tmp_path / "d", "9"), "no series 9", "1.2.3.5")
+
+
+@pytest.mark.parametrize("units", [2, 3, 10, 11])
+def test_distance_of_two_places_is_in_mm(save, units):
+    """Whatever the header's units of length and time."""
+    path = save(sitk.GetImageFromArray(noise()), "image.nii")
+    mm = 1000 if units in (3, 11) else 1
+    with_header(path, 80, "f4", mm, mm, mm)
+    with_header(path, 123, "u1", units)
+    with_header(path, 252, "i2", 1, 1)
+    with_header(path, 268, "f4", 0, 0, 0)
+    with_header(path, 280, "f4", -mm, 0, 0, 30 * mm, 0, -mm, 0, 0, 0, 0, mm, 40 * mm)
+    (warning,) = read_volume_file(path).warnings
+    assert "up to 50 mm apart" in warning
+
+
+def test_eight_voxels_along_two_axes_are_enough():
+    assert Volume(noise((3, 8, 8)), Geometry((8, 8, 3), (1, 1, 1))).array.shape == (3, 8, 8)

@@ -8,6 +8,8 @@ slicer = pytest.importorskip("slicer")
 from MRFUNetSegmentationLib.checkpoints.load import load_checkpoint  # noqa: E402
 from MRFUNetSegmentationLib.errors import Cancelled, InputError  # noqa: E402
 from MRFUNetSegmentationLib.inference.engine import Segmenter  # noqa: E402
+from MRFUNetSegmentationLib.inference.segmentation import Segmentation  # noqa: E402
+from MRFUNetSegmentationLib.logic.sequence_run import SequenceResult  # noqa: E402
 from MRFUNetSegmentationLib.mrml.browsers import sequence_of  # noqa: E402
 from MRFUNetSegmentationLib.mrml.export import read_labels  # noqa: E402
 from MRFUNetSegmentationLib.mrml.volumes import read_volume, voxels  # noqa: E402
@@ -202,3 +204,15 @@ def test_browser_of_the_chosen_volume(logic, scene, sequence, tiny_checkpoint):
         volume = browser.GetProxyNode(sequence)
         node = logic.segment(sequence, str(tiny_checkpoint), "cpu", shownBy=volume)
         assert browser.GetSequenceNode(node) is not None
+
+
+def test_a_warning_of_several_volumes_is_said_once(tiny_card):
+    summary = SequenceResult(tiny_card, "ab12", "cpu")
+    for seconds in (1.0, 2.0):
+        timings = {"U-Net": seconds}
+        result = Segmentation(
+            np.zeros((1, 1, 1)), None, tiny_card, "ab12", "cpu", {}, timings, ["Thick slices."]
+        )
+        summary = summary.and_of(result)
+    assert summary.warnings == ["Thick slices."] and summary.volumes == 2
+    assert summary.timings == {"U-Net": 3.0}

@@ -11,6 +11,7 @@ pytest.importorskip("slicer")
 import slicer
 import vtk
 from MRFUNetSegmentationLib.cli.main import main
+from MRFUNetSegmentationLib.errors import InputError
 from MRFUNetSegmentationLib.inference.result_files import read_result_folder
 from MRFUNetSegmentationLib.logic.view import show_result_folder
 from MRFUNetSegmentationLib.mrml.export import read_labels
@@ -107,3 +108,12 @@ def test_series_that_was_chosen_is_shown(tiny_checkpoint, tmp_path, sequences):
                      str(tiny_checkpoint), "--series", series]) == 0  # fmt: skip
         found = slicer.util.arrayFromVolume(show_result_folder(out))
         np.testing.assert_array_equal(found, expected)
+
+
+def test_result_of_which_a_sample_was_lost(scan, model, tmp_path):
+    out = tmp_path / "out"
+    assert main(["segment", str(scan), "-o", str(out), "--model", str(model), "--device", "cpu",
+                 "--samples", "3", "--keep-samples"]) == 0  # fmt: skip
+    (out / "samples" / "sample_002.nii.gz").unlink()
+    with pytest.raises(InputError, match="1 of 3 samples are missing"):
+        read_result_folder(out)

@@ -708,3 +708,21 @@ def test_no_volume(segmentation):
 def test_something_else_than_a_label_map(volume, segmentation):
     with pytest.raises(InputError, match="Scan is not a label map"):
         export_labelmap_node(segmentation, volume, CLASSES, volume)
+
+
+def test_label_map_of_an_image_whose_indices_do_not_begin_at_zero(volume):
+    volume.GetImageData().SetExtent(5, 22, -3, 12, 2, 15)
+    node = export_labelmap_node(write_segmentation(phantom(), CLASSES, volume), volume)
+    assert node.GetImageData().GetExtent() == volume.GetImageData().GetExtent()
+
+
+def test_seg_nrrd_that_was_cut_short_without_a_word(volume, segmentation, tmp_path, monkeypatch):
+    def write(self, node):
+        sitk.WriteImage(sitk.Image(18, 16, 14, sitk.sitkUInt8), self.GetFileName())
+        return 1
+
+    storage = type("Storage", (slicer.vtkMRMLSegmentationStorageNode,), {"WriteData": write})
+    monkeypatch.setattr(slicer, "vtkMRMLSegmentationStorageNode", storage)
+    with pytest.raises(OutputError, match="came out incomplete"):
+        export_file(tmp_path / "out.seg.nrrd", segmentation, volume)
+    assert not list(tmp_path.iterdir())

@@ -331,3 +331,12 @@ def test_volumes_of_voxels_whose_axes_are_not_at_right_angles(scene, tmp_path, s
         (row,) = csv.DictReader(file)
     for segment_id, ml in expected.items():
         assert float(row[f"{segment_id}_ml"]) == pytest.approx(ml, abs=1e-3)
+
+
+def test_volume_that_was_emptied_during_an_export_is_said(samples, volume, tmp_path):
+    steps = files_in_steps(tmp_path, Series.of_samples(samples))
+    next(steps), next(steps)
+    volume.SetAndObserveImageData(None)
+    with pytest.raises(InputError, match="has no voxels"):
+        finish(steps)
+    assert not list(tmp_path.iterdir())

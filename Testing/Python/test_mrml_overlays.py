@@ -21,7 +21,9 @@ from MRFUNetSegmentationLib.mrml.geometry import ijk_to_ras, to_numpy  # noqa: E
 from MRFUNetSegmentationLib.mrml.overlays import (  # noqa: E402
     add_overlay,
     legend_of,
+    set_threshold,
     show_overlay,
+    threshold,
 )
 from MRFUNetSegmentationLib.mrml.preview import SegmentationPreview, visible_voxel  # noqa: E402
 from MRFUNetSegmentationLib.mrml.samples import write_samples  # noqa: E402
@@ -346,3 +348,21 @@ def test_visible_voxel_of_planes_outside(scene):
         node.JumpSliceByOffsetting(offset, offset, offset)
     assert visible_voxel(volume) == (13, 0, 4)
     assert voxels(image).shape == (14, 16, 18)
+
+
+def test_overlay_lies_where_its_volume_lies(volume):
+    """Also where that is under a transform, and its indices do not begin at zero."""
+    volume.GetImageData().SetExtent(5, 22, -3, 12, 2, 15)
+    put_under_linear_transform(volume, rotation(70, 0))
+    values = np.zeros(phantom().shape, np.float32)
+    overlay = add_overlay(volume.GetScene(), ENTROPY, values, 2.0, "Title", volume)
+    assert overlay.GetImageData().GetExtent() == volume.GetImageData().GetExtent()
+    assert overlay.GetParentTransformNode() is volume.GetParentTransformNode()
+
+
+@pytest.mark.parametrize("name", [ENTROPY, AGREEMENT])
+def test_threshold_is_the_one_that_was_set(scene, volume, name):
+    values = np.zeros(phantom().shape, np.float32)
+    overlay = add_overlay(scene, name, values, 2.0, "Title", volume)
+    set_threshold(overlay, 0.3)
+    assert threshold(overlay) == pytest.approx(0.3)

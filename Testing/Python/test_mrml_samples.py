@@ -23,6 +23,7 @@ from MRFUNetSegmentationLib.mrml.export import read_labels  # noqa: E402
 from MRFUNetSegmentationLib.mrml.geometry import ijk_to_ras  # noqa: E402
 from MRFUNetSegmentationLib.mrml.kept_display import DisplayKeeper  # noqa: E402
 from MRFUNetSegmentationLib.mrml.overlays import legend_of  # noqa: E402
+from MRFUNetSegmentationLib.mrml.posterior import write_with_maps  # noqa: E402
 from MRFUNetSegmentationLib.mrml.samples import (  # noqa: E402
     AS_DRAWN,
     BY_LIKELIHOOD,
@@ -689,3 +690,27 @@ def test_step_to_a_sample_takes_less_than_50_ms(scene, volume, tiny_card):
     print(f"median {np.median(seconds) * 1000:.1f} ms, longest {max(seconds) * 1000:.1f} ms")
     np.testing.assert_array_equal(shown_labels(samples), labels(31))
     assert np.median(seconds) < 0.05
+
+
+def test_coefficient_of_variation_is_in_percent(volume, result):
+    table = write_samples(result, volume).structures_table.GetTable()
+    cv = float(table.GetColumnByName("Coefficient of variation [%]").GetValue(2))
+    volumes = np.array(CSF_VOXELS)
+    assert cv == pytest.approx(100 * volumes.std(ddof=1) / volumes.mean(), abs=1e-3)
+
+
+def test_consensus_comes_back_where_another_run_fails(volume, result, monkeypatch):
+    samples = write_samples(result, volume)
+    consensus, maps = samples.consensus, {ENTROPY: np.zeros(phantom().shape, np.float32)}
+    monkeypatch.setattr("MRFUNetSegmentationLib.mrml.posterior.place_beside", None)
+    with pytest.raises(TypeError):
+        write_with_maps(phantom(), maps, CLASSES, volume, consensus)
+    assert samples.consensus is consensus
+
+
+def test_view_that_shows_a_map_alone_shows_the_new_one(volume, result):
+    old = write_samples(result, volume)
+    composite = volume.GetScene().AddNewNodeByClass("vtkMRMLSliceCompositeNode", "Red")
+    composite.SetBackgroundVolumeID(old.overlays[ENTROPY].GetID())
+    new = write_samples(result, volume, old.consensus)
+    assert composite.GetBackgroundVolumeID() == new.overlays[ENTROPY].GetID()

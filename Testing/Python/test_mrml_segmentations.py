@@ -1,5 +1,6 @@
 """Writing label maps to segmentation nodes, on real nodes."""
 
+from contextlib import ExitStack
 from dataclasses import replace
 from zlib import crc32
 
@@ -14,9 +15,11 @@ from MRFUNetSegmentationLib.errors import InputError  # noqa: E402
 from MRFUNetSegmentationLib.mrml import segmentations  # noqa: E402
 from MRFUNetSegmentationLib.mrml.export import export_file, read_labels  # noqa: E402
 from MRFUNetSegmentationLib.mrml.geometry import ijk_to_ras, to_numpy  # noqa: E402
+from MRFUNetSegmentationLib.mrml.hiding import hide, show_hidden  # noqa: E402
 from MRFUNetSegmentationLib.mrml.segmentations import (  # noqa: E402
     BINARY_LABELMAP,
     CLASS_TAG,
+    put_segmentation,
     read_provenance,
     write_segmentation,
 )
@@ -686,3 +689,23 @@ def test_output_of_surfaces(scene, volume):
     node.GetSegmentation().SetSourceRepresentationName(SURFACE)
     with pytest.raises(InputError, match="Surfaces holds closed surface segments"):
         write_segmentation(phantom(), CLASSES, volume, node)
+
+
+def test_surfaces_made_since_a_run_go_when_it_is_taken_back(scene, volume):
+    """They are of content that is no longer there."""
+    node = write_segmentation(phantom(), CLASSES, volume)
+    with ExitStack() as undo:
+        put_segmentation(other_labels(), CLASSES, volume, node, None, undo)
+        node.CreateClosedSurfaceRepresentation()
+    segment = node.GetSegmentation().GetSegment("white_matter")
+    assert segment.GetRepresentation(SURFACE) is None
+
+
+def test_what_was_hidden_before_stays_hidden(scene, volume):
+    nodes = [write_segmentation(phantom(), CLASSES, volume) for _ in range(2)]
+    displays = [node.GetDisplayNode() for node in nodes]
+    displays[1].SetVisibility(False)
+    hide([*displays, None])
+    assert not displays[0].GetVisibility()
+    show_hidden(scene)
+    assert [d.GetVisibility() for d in displays] == [1, 0]

@@ -298,3 +298,13 @@ def test_sequences_that_cannot_be_segmented(scene, sequences):
     scene.RemoveNode(sequence)
     with pytest.raises(InputError, match="no longer in the scene"):
         VolumeSequence.of(sequence)
+
+
+def test_items_that_are_told_apart_by_words(scene, sequence):
+    """They have an order, but are no numbers: each keeps its own segmentation."""
+    sequence.SetIndexType(slicer.vtkMRMLSequenceNode.TextIndex)
+    for n, word in enumerate(("baseline", "after 1 year", "after 2 years")):
+        sequence.UpdateIndexValue(str(1.5 * n) if n else "0.0", word)
+    node, _ = put(sequence)
+    for item in range(3):
+        np.testing.assert_array_equal(shown_labels(node, sequence, item), labels_of(item))

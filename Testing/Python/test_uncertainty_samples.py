@@ -230,3 +230,23 @@ def test_directions_where_all_samples_are_the_same():
     directions = principal_directions(np.random.default_rng(0).standard_normal((3, 2)), found, [1])
     np.testing.assert_array_equal([d for d, _ in directions], np.eye(2))
     assert [share for _, share in directions] == [0, 0]
+
+
+def test_memory_of_staple_is_that_of_all_samples(monkeypatch):
+    labels = np.stack([sphere(6)] * 3)
+    statistics = statistics_of_labels(labels, 2)
+    one = int((labels.any(0).any((1, 2)).sum()) ** 3)
+    monkeypatch.setattr(consensus_module, "_STAPLE_BYTES", 2 * one)
+    with pytest.raises(InputError, match="STAPLE of 3 samples"):
+        staple_consensus(lambda n: labels[n], statistics)
+
+
+def test_shares_are_of_the_samples_variance():
+    """One axis moves the only border, so what follows a straight line is along it."""
+    epsilon = np.random.default_rng(0).standard_normal((60, 3))
+    line = np.arange(100)
+    samples = np.stack([np.tile(line < 50 - 10 * e[0], (40, 1)) for e in epsilon]).astype(np.uint8)
+    counts = statistics_of_labels(samples, 2).counts
+    found = Overlaps.of(lambda n: samples[n], 60, counts, samples[0])
+    shares = [share for _, share in principal_directions(epsilon, found, [1])]
+    assert 0.4 < shares[0] <= sum(shares) <= 1

@@ -9,7 +9,7 @@ import torch
 from MRFUNetSegmentationLib import errors
 from MRFUNetSegmentationLib.inference.volume import Geometry
 from MRFUNetSegmentationLib.worker import folder, protocol
-from MRFUNetSegmentationLib.worker.server import Server
+from MRFUNetSegmentationLib.worker.server import Server, _Progress
 from test_checkpoints_convert import card, random_seg_mrf_net, saved
 
 
@@ -137,3 +137,12 @@ def test_cancelled_conversion_writes_nothing(tmp_path, cancelled):
     assert target.exists() is not cancelled
     if cancelled:
         assert isinstance(answer.error(), errors.Cancelled)
+
+
+def test_progress_never_falls():
+    """A stage that begins again, as on another device, would take the bar back."""
+    sent = []
+    progress = _Progress(1, sent.append)
+    for step in (("U-Net", 0.2), ("Mean field", 0.6), ("U-Net", 0.3), ("U-Net", 0.7)):
+        progress(*step)
+    assert [event.fraction for event in sent] == [0.2, 0.6, 0.6, 0.7]

@@ -6,6 +6,7 @@ import sys
 import tempfile
 import time
 import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -279,3 +280,14 @@ def test_reading_a_result_needs_no_torch(model):
         "worker.close()"
     )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
+
+
+def test_same_voxels_of_another_size_are_encoded_anew(worker, model):
+    """As where the user has corrected the spacing and runs again."""
+    volume = small_volume()
+    worker.sample(volume, model, 2).wait(60)
+    other = Volume(volume.array, replace(volume.geometry, spacing=(4.0, 4.0, 4.0)))
+    result = worker.sample(other, model, 2).wait(60)
+    assert "U-Net" in result.timings
+    expected = Segmenter(load_checkpoint(model)).sample(other, 2)
+    assert list(result.compressed) == list(expected.compressed)
