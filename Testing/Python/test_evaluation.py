@@ -982,3 +982,19 @@ def test_brain_mask_of_the_peers_is_the_first_models(monkeypatch):
     models = [Model("first"), Model("second")]
     _segmentations(loaded, cases, models, ["hmrf"], Results(cases, []), lambda line: None)
     assert seen[0].all()
+
+
+def test_distance_to_nothing_is_the_diagonal_in_mm():
+    mask = np.zeros((10, 20, 30), bool)
+    mask[5, 5, 5] = True
+    found = score(mask, np.zeros_like(mask), (1.0, 2.0, 3.0), 1.0)
+    assert found.hd95_mm == pytest.approx(np.linalg.norm([30 * 1, 20 * 2, 10 * 3]))
+    assert found.dice == found.surface_dice == 0
+
+
+def test_interval_is_of_the_mean_over_scans():
+    """Not of the subjects' means, where one of them has most scans."""
+    subjects = ["a"] * 30 + list("bcdefghijkl")
+    found = mean_of_scans([0.9] * 30 + [0.5] * 11, subjects)
+    assert found.value == pytest.approx(32.5 / 41)
+    assert found.low < found.value < found.high

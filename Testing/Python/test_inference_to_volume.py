@@ -40,6 +40,7 @@ def test_labels_are_the_most_probable_class_of_the_probabilities(tiny_card, back
     labels = way.labels(posterior)
     probabilities = torch.stack(list(way.probabilities(posterior)))
     assert labels.shape == probabilities.shape[1:] == (25, 33, 40)
+    torch.testing.assert_close(probabilities.sum(0), torch.ones(25, 33, 40), atol=1e-5, rtol=0)
     assert labels.dtype == torch.uint8
     best = probabilities.amax(0)
     chosen = probabilities.gather(0, labels[None].long())[0]

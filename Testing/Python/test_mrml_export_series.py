@@ -333,9 +333,11 @@ def test_volumes_of_voxels_whose_axes_are_not_at_right_angles(scene, tmp_path, s
         assert float(row[f"{segment_id}_ml"]) == pytest.approx(ml, abs=1e-3)
 
 
-def test_volume_that_was_emptied_during_an_export_is_said(samples, volume, tmp_path):
+@pytest.mark.parametrize("when", [1, 2])
+def test_volume_that_was_emptied_during_an_export_is_said(samples, volume, tmp_path, when):
     steps = files_in_steps(tmp_path, Series.of_samples(samples))
-    next(steps), next(steps)
+    for _ in range(when):
+        next(steps)
     volume.SetAndObserveImageData(None)
     with pytest.raises(InputError, match="has no voxels"):
         finish(steps)

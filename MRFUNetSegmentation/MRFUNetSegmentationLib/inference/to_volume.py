@@ -52,7 +52,7 @@ class ToVolume:
         on_grid = most_probable(posterior)
         apart = self._apart(on_grid) if self.card.one_piece else None
         shape, classes = self.grid.input_shape, self.card.classes
-        labels = torch.zeros(shape, dtype=torch.uint8)  # the first class is the background
+        labels = torch.zeros(shape, dtype=torch.uint8)
         window = self._window(on_grid, apart)
         if window is not None:
             labels[window] = most_probable(
@@ -92,11 +92,11 @@ class ToVolume:
 
     def _on_grid(self, posterior: Tensor, apart: Tensor | None, of: SegmentClass) -> Tensor:
         """Return the probability of a class on the whole of the network's grid."""
-        full = torch.full(self.grid.shape, float(of.background))
+        first = float(of.value == 0)  # which is the background
+        full = torch.full(self.grid.shape, first)
         full[self.box] = posterior[of.value]
         if apart is not None:
-            backgrounds = sum(c.background for c in self.card.classes)
-            full[self.box].masked_fill_(apart, of.background / backgrounds)
+            full[self.box].masked_fill_(apart, first)
         return full
 
     def _apart(self, labels: Tensor) -> Tensor:
@@ -107,15 +107,12 @@ class ToVolume:
         return (solid | around) & ~main_piece(solid, around)
 
     def _window(self, labels: Tensor, apart: Tensor | None) -> tuple[slice, slice, slice] | None:
-        """Return the box of the volume, on the grid's axes, around all that is not background.
+        """Return the box of the volume, on the grid's axes, around all that is not of class 0.
 
         None if all is. What is interpolated among voxels where the background is the most probable
         class has the background as the most probable class, so nothing is lost.
         """
-        background = [c.value for c in self.card.classes if c.background]
-        if len(background) != 1:
-            return tuple(slice(0, n) for n in self.grid.input_shape)
-        occupied = labels != background[0]
+        occupied = labels != 0
         if apart is not None:
             occupied &= ~apart
         marked = occupied_box(occupied.cpu().numpy())

@@ -13,6 +13,7 @@ import SimpleITK as sitk
 from ..errors import InputError, OutputError
 from ..inference.volume import Geometry
 from .geometry import exact_geometry, ijk_to_lps, ijk_to_ras
+from .volumes import check_volume_node
 
 VOLUME, FILE = "volume", "file"
 # By how many voxels the same voxel may be elsewhere, for files store rounded numbers.
@@ -31,9 +32,10 @@ def on_grid(labels: np.ndarray, volume_node, grid: str) -> tuple[np.ndarray, Geo
         Labels [k, j, i] and their geometry.
 
     Raises:
-        InputError: if there is no such grid.
+        InputError: if there is no such grid, or the volume has no voxels any more.
         OutputError: if the file is not there, or has other voxels than the volume.
     """
+    check_volume_node(volume_node)
     geometry = exact_geometry(ijk_to_ras(volume_node), volume_node.GetImageData())
     if grid == VOLUME:
         return labels, geometry
