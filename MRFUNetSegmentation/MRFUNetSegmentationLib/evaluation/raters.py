@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 import math
-import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -157,11 +155,10 @@ def _of_structure(
 def _single_rater(raters: np.ndarray, near: np.ndarray) -> ReliabilityDiagram | None:
     if len(raters) < 2:
         return None
-    diagrams = [
+    return ReliabilityDiagram.of_all(
         reliability_diagram(rater, np.delete(raters, n, axis=0), near)
         for n, rater in enumerate(raters)
-    ]
-    return functools.reduce(operator.add, diagrams)
+    )
 
 
 def _label_maps(masks: Sequence[np.ndarray]) -> np.ndarray:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import csv
-import functools
-import operator
 import platform
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -257,9 +255,7 @@ def _raters_section(folder: Path, results: Results) -> list[str]:
             found = [r.structures[structure] for r in by_case.values() if structure in r.structures]
             if not found:
                 continue
-            diagram = found[0].reliability
-            for other in found[1:]:
-                diagram = diagram + other.reliability
+            diagram = ReliabilityDiagram.of_all(f.reliability for f in found)
             diagrams[f"{method}, {structure}"] = diagram
             samples = _filled([f.sample_ml for f in found])
             covered = _coverage(samples, _filled([f.rater_ml for f in found]))
@@ -325,7 +321,7 @@ def _single_raters(results: Results) -> list[list[str]]:
                     found[case] = scores.structures[structure].single_rater
         diagrams = [diagram for diagram in found.values() if diagram is not None]
         if diagrams:
-            whole = functools.reduce(operator.add, diagrams)
+            whole = ReliabilityDiagram.of_all(diagrams)
             error = _number(whole.expected_calibration_error)
             rows.append(["a single rater, taken as certain", structure, "-", error, "-", "-"])
     return rows

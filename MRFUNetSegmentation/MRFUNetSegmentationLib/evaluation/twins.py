@@ -16,7 +16,7 @@ from ..training.run import launched_fabric
 from ..training.sources import SynthesisSource
 from ..training.trainer import Trainer
 from ..training.validation import TissueValidation, metric_name
-from .statistics import mean_of_scans, paired_comparison
+from .statistics import paired_comparison
 
 NETWORKS = ("U-Net", "MRF-UNet")
 # The paper's classes; fluid outside the ventricles is not among them.
@@ -137,7 +137,7 @@ def comparison_rows(
             unet, ours = (by_image(scores, width, n, condition) for n in NETWORKS)
             images = list(unet)
             paired = paired_comparison([ours[i] for i in images], [unet[i] for i in images], images)
-            means = [mean_of_scans(list(m.values()), images).value for m in (unet, ours)]
+            means = [float(np.mean(list(m.values()))) for m in (unet, ours)]
             d = paired.difference
             p = "too few" if len(images) < 6 else f"{paired.p:.2g}"
             difference = f"{d.value:+.3f} ({d.low:+.3f} to {d.high:+.3f})"

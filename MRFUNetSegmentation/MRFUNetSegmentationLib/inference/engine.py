@@ -376,8 +376,8 @@ class Segmenter:
         voxel_size = [None if a == self._slice_axis else v for a, v in enumerate(card.voxel_size)]
         grid = ModelGrid.of(volume.geometry, voxel_size, card.orientation)
         _check_size(volume, grid, self._slice_axis)
-        image = self._normalised(volume, grid, run)
         with run.checking():
+            image = self._normalised(volume, grid)
             box = self._occupied(image)
         return image, ToVolume(self.checkpoint.card, grid, box)
 
@@ -400,19 +400,19 @@ class Segmenter:
             maps=maps or {},
         )
 
-    def _normalised(self, volume: Volume, grid: ModelGrid, run: Run) -> Tensor:
+    def _normalised(self, volume: Volume, grid: ModelGrid) -> Tensor:
         """Bring the volume to the model's grid and the card's range of intensities."""
         normalisation = self.checkpoint.card.input.normalisation
-        with run.checking():
-            if normalisation["method"] == "none":
-                return grid.to_model(volume.array)
-            # To 0..1 first: 64-bit integers and doubles need not fit float32.
-            unit = torch.from_numpy(without_padding(volume.array).astype(np.float64))
-            unit /= unit.abs().max()
-            unit -= unit.min()
-            unit /= unit.max()
-            options = {k: v for k, v in normalisation.items() if k != "method"}
-            return percentile_normalise(grid.to_model(unit.numpy()), **options)
+        if normalisation["method"] == "none":
+            return grid.to_model(volume.array)
+        # To 0..1 first: 64-bit integers and doubles need not fit float32. By torch, so that a
+        # cancelled run ends in between.
+        unit = torch.from_numpy(without_padding(volume.array).astype(np.float64))
+        unit /= unit.abs().max()
+        unit -= unit.min()
+        unit /= unit.max()
+        options = {k: v for k, v in normalisation.items() if k != "method"}
+        return percentile_normalise(grid.to_model(unit.numpy()), **options)
 
     def _occupied(self, image: Tensor) -> tuple[slice, slice, slice]:
         """Box of what is not empty background, with a margin; all where that is not known."""

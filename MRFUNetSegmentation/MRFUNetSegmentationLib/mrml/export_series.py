@@ -246,12 +246,9 @@ def _write_table(
     path: Path, series: Series, columns: dict[str, str], volumes: Sequence[dict[str, float]]
 ) -> None:
     """Write volumes in ml, a row for each item; a segment that an item lacks has an empty cell."""
-    try:
-        with path.open("w", newline="", encoding="utf-8") as file:
-            table = csv.writer(file)
-            table.writerow([series.index_name, *(f"{name}_ml" for name in columns.values())])
-            for item, ml in zip(series.items, volumes, strict=True):
-                cells = [f"{ml[s]:.3f}" if s in ml else "" for s in columns]
-                table.writerow([item.index, *cells])
-    except OSError as error:
-        raise cannot_write(path, error) from error
+    with path.open("w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file)
+        table.writerow([series.index_name, *(f"{name}_ml" for name in columns.values())])
+        for item, ml in zip(series.items, volumes, strict=True):
+            cells = [f"{ml[s]:.3f}" if s in ml else "" for s in columns]
+            table.writerow([item.index, *cells])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import operator
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +15,7 @@ import SimpleITK as sitk
 class ReliabilityDiagram:
     """How often raters mark what is marked with a certain probability.
 
-    Diagrams of several cases are added up with `+`.
+    Diagrams of several cases are added up with `+` or `of_all`.
 
     Attributes:
         edges: (bins + 1,) bounds of the bins of probability; a value on a bound is of the upper
@@ -36,6 +39,11 @@ class ReliabilityDiagram:
             self.predicted + other.predicted,
             self.observed + other.observed,
         )
+
+    @classmethod
+    def of_all(cls, diagrams: Iterable[ReliabilityDiagram]) -> ReliabilityDiagram:
+        """Return the diagram of several together, at least one."""
+        return functools.reduce(operator.add, diagrams)
 
     @property
     def confidence(self) -> np.ndarray:
