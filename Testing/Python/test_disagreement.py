@@ -50,6 +50,11 @@ def test_energy_distance_is_the_published_one(sets):
     # SSN
     assert both.sample_diversity == pytest.approx(0.6982222222222222, abs=1e-12)
     assert both.rater_diversity == pytest.approx(0.5288698955365622, abs=1e-12)
+    # What the diversities are without each one's distance from itself.
+    apart = 1 - pairwise_iou(samples, samples, (1, 2)).mean(-1)
+    assert both.two_samples == pytest.approx(apart[~np.eye(5, dtype=bool)].mean(), abs=1e-12)
+    assert both.two_raters == pytest.approx(0.5288698955365622 * 3 / 2, abs=1e-12)
+    assert generalised_energy_distance(samples[:1], raters, (1, 2)).two_samples is None
     # PHiSeg, the first class alone
     binary = generalised_energy_distance(samples == 1, raters == 1)
     assert binary.squared == pytest.approx(0.4824524611191278, abs=1e-12)

@@ -559,7 +559,15 @@ class TestRaters:
                 2 * between - samples - raters, abs=1e-4
             )
         text = (out / "report.md").read_text(encoding="utf-8")
-        assert "raters' floor" in text and "(energy.png)" in text and "(reliability.png)" in text
+        assert "(energy.png)" in text and "(reliability.png)" in text
+        # Of three different samples, and of three different raters.
+        samples, raters = (float(three[k]) * 3 / 2 for k in ("sample_diversity", "rater_diversity"))
+        distances = {"| sampling": (float(three["between"]), samples), "floor": (raters, raters)}
+        table = text.partition("## Against several raters")[2]
+        for name, (first, second) in distances.items():
+            row = next(r for r in table.splitlines() if f"{name} |" in r)
+            found = [float(cell) for cell in row.split("|")[-3:-1]]
+            assert found == pytest.approx([first, second], abs=6e-4)
 
     def test_every_scan_has_its_own_latents(self, folder, probabilistic, tmp_path):
         """With the same for all, their chance would be the same in every scan."""

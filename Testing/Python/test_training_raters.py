@@ -397,7 +397,7 @@ def test_scores_of_a_network_that_does_not_sample_by_hand():
         labels = network(case.images).argmax(1).numpy()
     expected = generalised_energy_distance(labels[None], case.masks.numpy())
     assert scores.metrics["GED^2, 4 samples"] == pytest.approx(expected.squared, abs=1e-4)
-    assert scores.metrics["sample diversity, 4 samples"] == 0
+    assert scores.metrics["distance of two samples"] == 0
     assert scores.selection == -scores.metrics["GED^2, 4 samples"]
     assert scores.picture.shape == (16, 3 * 16, 3)
 
@@ -491,7 +491,7 @@ def test_plain_unet_trains_on_the_same_data(data, tmp_path, dim, capsys):
     ]
     assert main(command) == 0
     checkpoint = load_checkpoint(run / "raters-2d.safetensors")
-    assert checkpoint.card.training["metrics"]["sample diversity, 16 samples"] == 0
+    assert checkpoint.card.training["metrics"]["distance of two samples"] == 0
     assert checkpoint.network.mrf is None
     sheet = sitk.GetArrayFromImage(sitk.ReadImage(str(run / "contact-sheet.png")))
     grey = (sheet[..., 0] == sheet[..., 1]) & (sheet[..., 1] == sheet[..., 2])

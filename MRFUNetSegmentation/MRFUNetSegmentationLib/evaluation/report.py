@@ -224,16 +224,18 @@ def _raters_section(folder: Path, results: Results) -> list[str]:
                 energies[method][n] = mean_of_scans(values, _subjects(results, names))
                 matched[method][n] = float(np.mean([d.matched_iou for d in found]))
         largest = max(energies[method])
-        diversity = [r.distances[largest].energy.sample_diversity for r in by_case.values()]
+        pairs = [r.distances[largest].energy for r in by_case.values()]
         if largest not in numbers:
             results.notes.append(
                 f"{method} has {largest} samples, fewer than any number in the table: GED² "
                 f"{_number(energies[method][largest].value)}"
             )
         shown = (_mean_text(energies[method].get(n), ".3f", len(counts) > 1) for n in numbers)
-        rows.append([method, *shown,
-                     _number(matched[method][largest]), _number(np.mean(diversity))])  # fmt: skip
-    rows.append(["raters' floor", *(_number(floors.get(n)) for n in numbers), "-", "-"])
+        rows.append([method, *shown, _number(matched[method][largest]),
+                     _mean_of(e.between for e in pairs),
+                     _mean_of(e.two_samples for e in pairs)])  # fmt: skip
+    of_raters = [_two_raters(results)] * 2
+    rows.append(["raters' floor", *(_number(floors.get(n)) for n in numbers), "-", *of_raters])
     curves = {m: {n: mean.value for n, mean in of.items()} for m, of in energies.items()}
     pictures.draw_energy(folder / "energy.png", curves, floors)
     lines = [
@@ -241,10 +243,20 @@ def _raters_section(folder: Path, results: Results) -> list[str]:
         "",
         f"Means over {max(counts)} scans"
         f"{'' if of_floors == max(counts) else f' (of the floor: {of_floors})'}. GED² at numbers "
-        "of samples; Hungarian-matched IoU and diversity of the samples at the largest number.",
+        "of samples; at the largest number Hungarian-matched IoU, and the mean distance 1 - IoU of "
+        "a sample and a rater, and of two different samples (in the last row, of two different "
+        "raters). Where the two are alike, samples differ as much as a rater may differ from them; "
+        "where the first is larger, they differ too little.",
         "",
         *_table(
-            ["method", *(f"GED², {n}" for n in numbers), "matched IoU", "sample diversity"], rows
+            [
+                "method",
+                *(f"GED², {n}" for n in numbers),
+                "matched IoU",
+                "sample to rater",
+                "sample to sample",
+            ],
+            rows,
         ),
         "![GED² over the number of samples](energy.png)",
         "",
@@ -292,6 +304,16 @@ def _floors(results: Results) -> tuple[dict[int, float], int]:
                     found.setdefault(n, {})[case] = distances.floor
     means = {n: float(np.mean(list(by_case.values()))) for n, by_case in found.items()}
     return means, max((len(by_case) for by_case in found.values()), default=0)
+
+
+def _two_raters(results: Results) -> str:
+    """Return the mean distance of two different raters of a scan, the same for all methods."""
+    of_case = {
+        case: next(iter(scores.distances.values())).energy.two_raters
+        for by_case in results.raters.values()
+        for case, scores in by_case.items()
+    }
+    return _mean_of(of_case.values())
 
 
 def _coverage(samples: np.ndarray, raters: np.ndarray) -> str:
@@ -519,6 +541,11 @@ def _mean_text(mean: Mean | None, form: str, with_scans: bool = True) -> str:
 
 def _number(value: float | None) -> str:
     return "-" if value is None or np.isnan(value) else f"{value:.3f}"
+
+
+def _mean_of(values: Iterable[float | None]) -> str:
+    known = [v for v in values if v is not None]
+    return _number(np.mean(known) if known else None)
 
 
 def _percent(share: float) -> str:

@@ -66,11 +66,15 @@ class RaterValidation:
         number = "1 sample" if self.samples == 1 else f"{self.samples} samples"
         metrics = {
             f"GED^2, {number}": _mean(d.squared for d in distances),
-            f"sample diversity, {number}": _mean(d.sample_diversity for d in distances),
-            "rater diversity": _mean(d.rater_diversity for d in distances),
+            "distance of a sample and a rater": _mean(d.between for d in distances),
         }
+        if self.samples > 1:
+            metrics["distance of two samples"] = _mean(d.two_samples for d in distances)
         several = [case.masks.numpy() for case in self.cases if len(case.masks) > 1]
         if several:
+            metrics["distance of two raters"] = _mean(
+                d.two_raters for d in distances if d.two_raters is not None
+            )
             metrics["GED^2 to expect of further raters"] = _mean(
                 expected_floor(raters, self.samples, self.foreground) for raters in several
             )

@@ -30,16 +30,39 @@ class EnergyDistance:
         between: E d(S, Y).
         sample_diversity: E d(S, S').
         rater_diversity: E d(Y, Y').
+        samples: N, how many S there are.
+        raters: M, how many Y there are.
     """
 
     between: float
     sample_diversity: float
     rater_diversity: float
+    samples: int
+    raters: int
 
     @property
     def squared(self) -> float:
         """GED^2 = 2 E d(S, Y) - E d(S, S') - E d(Y, Y')."""
         return 2 * self.between - self.sample_diversity - self.rater_diversity
+
+    @property
+    def two_samples(self) -> float | None:
+        """E d of two different samples; None of one.
+
+        To be compared with `between`, as the diversities, which hold N or M zeros, are not: where
+        samples are drawn as a further rater would mark, given what the image shows, the two are
+        alike.
+        """
+        return _of_different(self.sample_diversity, self.samples)
+
+    @property
+    def two_raters(self) -> float | None:
+        """E d of two different raters; None of one."""
+        return _of_different(self.rater_diversity, self.raters)
+
+
+def _of_different(diversity: float, number: int) -> float | None:
+    return diversity * number / (number - 1) if number > 1 else None
 
 
 def generalised_energy_distance(
@@ -56,6 +79,8 @@ def generalised_energy_distance(
         between=float(iou_distance(samples, raters, classes).mean()),
         sample_diversity=float(iou_distance(samples, samples, classes).mean()),
         rater_diversity=float(iou_distance(raters, raters, classes).mean()),
+        samples=len(samples),
+        raters=len(raters),
     )
 
 
