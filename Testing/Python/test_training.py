@@ -487,10 +487,13 @@ def test_two_processes_see_what_one_sees_in_batches_of_two(data, tmp_path):
         )
 
 
-def test_frozen_weights_stay_as_they_are(data):
+@pytest.mark.parametrize("norm", ["instance", "batch"])
+def test_frozen_weights_stay_as_they_are(data, norm):
+    """And so does what batch normalisation keeps of the images."""
     change(
         data,
         ("seed = 3", "seed = 3\nweight_decay = 0.1"),
+        ('norm = "instance"', f'norm = "{norm}"'),
         ("steps = 2\n", 'steps = 2\nfrozen = ["unet.encoder", "mrf."]\n'),
     )
     run = prepare(load_config(data / "small.toml"), data, data / "run", "cpu")
@@ -498,8 +501,8 @@ def test_frozen_weights_stay_as_they_are(data):
 
     def see(line: str) -> None:
         if "validation" in line:
-            weights = run.network.named_parameters()
-            seen[run.step] = {name: weight.detach().clone() for name, weight in weights}
+            weights = run.network.state_dict()
+            seen[run.step] = {name: weight.clone() for name, weight in weights.items()}
 
     run.run(report=see)
     same = {name for name, weight in seen[4].items() if torch.equal(weight, seen[6][name])}

@@ -56,7 +56,8 @@ class Stage:
         synthesis: ranges of the generative model.
         latent: False to train a Probabilistic U-Net at the latent 0 alone. Once its U-Net finds
             what the image shows, what is left for the latent is what raters differ in.
-        frozen: beginnings of the names of weights that stay as they are, as "unet.encoder.3.".
+        frozen: beginnings of the names of weights that stay as they are, as "unet.encoder.3."; what
+            batch normalisation there has seen stays too.
     """
 
     steps: int

@@ -149,6 +149,9 @@ class Trainer:
         for group in self.optimiser.param_groups:
             group["lr"] = stage.learning_rate_at(progress)
         self.network.train()
+        for name, module in self.network.named_modules():
+            if f"{name}.".startswith(stage.frozen):
+                module.eval()  # batch normalisation goes by what it has seen before
         self.objective.begin_stage(stage)
         if stage.training_iterations is not None:
             self.network.config = replace(
