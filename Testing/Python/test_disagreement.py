@@ -19,7 +19,6 @@ from MRFUNetSegmentationLib.uncertainty.calibration import (
     volume_interval,
 )
 from MRFUNetSegmentationLib.uncertainty.disagreement import (
-    expected_floor,
     generalised_energy_distance,
     iou_distance,
     pairwise_iou,
@@ -101,11 +100,11 @@ def test_floor_is_what_further_raters_give():
         found.append(
             2 * table[np.ix_(s, y)].mean() - table[np.ix_(s, s)].mean() - table[np.ix_(y, y)].mean()
         )
-        expected.append(expected_floor(pool[y], n))
+        expected.append(generalised_energy_distance(pool[y], pool[y]).floor(n))
     error = np.std(found) / np.sqrt(len(found)) + np.std(expected) / np.sqrt(len(expected))
     assert np.mean(found) == pytest.approx(np.mean(expected), abs=3 * error)
     with pytest.raises(ValueError, match="at least 2"):
-        expected_floor(pool[:1], 4)
+        generalised_energy_distance(pool, pool[:1]).floor(4)
 
 
 def test_matched_iou_is_the_best_of_all_assignments(sets):
@@ -240,7 +239,7 @@ def test_real_readers_against_their_majority_and_among_themselves(lidc):
     for masks in lidc:
         vote = (masks.mean(0) >= 0.5)[None]
         majority.append(generalised_energy_distance(vote, masks).squared)
-        floor.append(expected_floor(masks, 16))
+        floor.append(generalised_energy_distance(masks, masks).floor(16))
     assert np.mean(majority) > 1.5 * np.mean(floor) > 0
 
 

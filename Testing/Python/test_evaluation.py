@@ -51,7 +51,7 @@ from MRFUNetSegmentationLib.inference.image_files import read_volume_file
 from MRFUNetSegmentationLib.inference.volume import Geometry, Volume
 from MRFUNetSegmentationLib.training.config import ConfigError
 from MRFUNetSegmentationLib.training.metrics import dice
-from MRFUNetSegmentationLib.uncertainty.disagreement import expected_floor
+from MRFUNetSegmentationLib.uncertainty.disagreement import generalised_energy_distance
 
 pytest.importorskip("surface_distance")
 pytest.importorskip("scipy")
@@ -940,7 +940,9 @@ def test_floor_is_that_of_as_many_raters_as_samples():
     samples, raters = rng.random((8, 6, 6, 6)) > 0.5, rng.random((3, 6, 6, 6)) > 0.5
     found = score_samples({"a": samples}, {"a": raters}, (1, 1, 1), [1, 8], 5.0).distances
     for number in (1, 8):
-        assert found[number].floor == pytest.approx(expected_floor(raters, number))
+        assert found[number].floor == pytest.approx(
+            generalised_energy_distance(raters, raters).floor(number)
+        )
 
 
 def test_one_segmentation_stands_for_any_number_of_samples():

@@ -17,7 +17,6 @@ from ..uncertainty.calibration import (
 )
 from ..uncertainty.disagreement import (
     EnergyDistance,
-    expected_floor,
     generalised_energy_distance,
     pairwise_iou,
 )
@@ -100,10 +99,12 @@ def score_samples(
     possible = [n for n in numbers if n <= len(drawn) or len(drawn) == 1]
     for n in possible or [len(drawn)]:
         first = drawn[:n]
+        energy = generalised_energy_distance(first, marked, classes)
         distances[n] = Distances(
-            generalised_energy_distance(first, marked, classes),
+            energy,
             hungarian_matched_iou(first, marked, classes),
-            expected_floor(marked, n, classes) if len(marked) > 1 else float("nan"),
+            # A method without samples stands for n of them.
+            energy.floor(n) if len(marked) > 1 else float("nan"),
         )
     structures = {s: _of_structure(samples[s], raters[s], spacing, distance_mm) for s in names}
     return RaterScores(distances, structures)

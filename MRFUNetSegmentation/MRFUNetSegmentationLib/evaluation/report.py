@@ -271,11 +271,10 @@ def _raters_section(folder: Path, results: Results) -> list[str]:
             diagrams[f"{method}, {structure}"] = diagram
             samples = _filled([f.sample_ml for f in found])
             covered = _coverage(samples, _filled([f.rater_ml for f in found]))
-            correlations = [f.variance_ncc for f in found if np.isfinite(f.variance_ncc)]
+            correlations = (f.variance_ncc for f in found if np.isfinite(f.variance_ncc))
             rows.append(
-                [method, structure, _number(np.mean([f.dice_of_mean for f in found])),
-                 _number(diagram.expected_calibration_error), covered,
-                 _number(np.mean(correlations)) if correlations else "-"]
+                [method, structure, _mean_of(f.dice_of_mean for f in found),
+                 _number(diagram.expected_calibration_error), covered, _mean_of(correlations)]
             )  # fmt: skip
     rows += _single_raters(results)
     pictures.draw_reliability(folder / "reliability.png", diagrams)

@@ -9,7 +9,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from ..networks import ProbabilisticUNet
-from ..uncertainty.disagreement import expected_floor, generalised_energy_distance
+from ..uncertainty.disagreement import generalised_energy_distance
 from .elbo import kl_by_dimension
 from .rater_data import RaterCase
 from .validation import Scores, grey_tile, stacked
@@ -70,13 +70,10 @@ class RaterValidation:
         }
         if self.samples > 1:
             metrics["distance of two samples"] = _mean(d.two_samples for d in distances)
-        several = [case.masks.numpy() for case in self.cases if len(case.masks) > 1]
-        if several:
-            metrics["distance of two raters"] = _mean(
-                d.two_raters for d in distances if d.two_raters is not None
-            )
+        if several := [d for d in distances if d.raters > 1]:
+            metrics["distance of two raters"] = _mean(d.two_raters for d in several)
             metrics["GED^2 to expect of further raters"] = _mean(
-                expected_floor(raters, self.samples, self.foreground) for raters in several
+                d.floor(self.samples) for d in several
             )
         if kl:
             mean = torch.stack(kl).mean(0)

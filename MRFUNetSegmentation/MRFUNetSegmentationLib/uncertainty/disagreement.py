@@ -60,6 +60,24 @@ class EnergyDistance:
         """E d of two different raters; None of one."""
         return _of_different(self.rater_diversity, self.raters)
 
+    def floor(self, number: int) -> float:
+        """Return the GED^2 to expect of `number` further raters of the same kind as the raters.
+
+        For independent draws E d(S, Y) is the mean distance of two different raters, and the means
+        that include each segmentation with itself are (n - 1) / n of it. So for n raters against m
+
+            E GED^2 = (1 / n + 1 / m) E d(Y, Y'), Y and Y' different.
+
+        A model that draws as raters do comes to this. It is what to compare with, not a bound: a
+        single sample in the middle of the raters is nearer to them than another rater is.
+
+        Raises:
+            ValueError: if there is only one rater: nothing is known of how raters differ.
+        """
+        if self.two_raters is None:
+            raise ValueError("the floor needs at least 2 raters")
+        return (1 / number + 1 / self.raters) * self.two_raters
+
 
 def _of_different(diversity: float, number: int) -> float | None:
     return diversity * number / (number - 1) if number > 1 else None
@@ -82,32 +100,6 @@ def generalised_energy_distance(
         samples=len(samples),
         raters=len(raters),
     )
-
-
-def expected_floor(raters: np.ndarray, number: int, classes: Sequence[int] = (1,)) -> float:
-    """Return the GED^2 to expect of `number` further raters of the same kind as the raters.
-
-    For independent draws E d(S, Y) is the mean distance of two different raters, and the means
-    that include each segmentation with itself are (n - 1) / n of it. So for n raters against m
-
-        E GED^2 = (1 / n + 1 / m) E d(Y, Y'), Y and Y' different.
-
-    A model that draws as raters do comes to this. It is what to compare with, not a bound: a single
-    sample in the middle of the raters is nearer to them than another rater is.
-
-    Args:
-        raters: (M, *spatial) label maps, at least 2.
-        number: n.
-        classes: foreground values.
-
-    Raises:
-        ValueError: if there is only one rater: nothing is known of how raters differ.
-    """
-    m = len(raters)
-    if m < 2:
-        raise ValueError("the floor needs at least 2 raters")
-    different = iou_distance(raters, raters, classes).sum() / (m * (m - 1))
-    return float((1 / number + 1 / m) * different)
 
 
 def iou_distance(a: np.ndarray, b: np.ndarray, classes: Sequence[int] = (1,)) -> np.ndarray:
