@@ -317,3 +317,35 @@ def test_instance_norm_of_a_single_voxel_is_its_limit():
     single = norm(torch.full((2, 3, 1, 1, 1), 7.0))
     several = norm(torch.full((2, 3, 2, 1, 1), 7.0))
     torch.testing.assert_close(single, several[:, :, :1], atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_instance_norm_is_exact_however_many_threads_compute_it(threads):
+    """In channels-last, features off zero: what adding up in float32 gets wrong the most."""
+    features = 3 + torch.randn(2, 4, 96, 96, 96).to(memory_format=torch.channels_last_3d)
+    double = features.double()
+    variance, mean = torch.var_mean(double, (2, 3, 4), correction=0, keepdim=True)
+    norm = InstanceNorm(4)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        with torch.inference_mode():
+            found = norm(features)
+    finally:
+        torch.set_num_threads(before)
+    expected = (double - mean) / (variance + norm.eps).sqrt()
+    torch.testing.assert_close(found.double(), expected, atol=1e-5, rtol=0)
+    assert found.is_contiguous(memory_format=torch.channels_last_3d)
+
+
+def test_gradients_pass_through_the_moments_of_instance_norm():
+    """A shift of a channel, or a scale, changes nothing: so no gradient points along them."""
+    image = (3 + torch.randn(2, 4, 8, 8, 8)).requires_grad_()
+    InstanceNorm(4)(image).pow(3).sum().backward()
+    axes = (2, 3, 4)
+    centred = image.detach() - image.detach().mean(axes, keepdim=True)
+    torch.testing.assert_close(image.grad.sum(axes), torch.zeros(2, 4), atol=1e-2, rtol=0)
+    torch.testing.assert_close(
+        (image.grad * centred).sum(axes), torch.zeros(2, 4), atol=1e-2, rtol=0
+    )
+    assert image.grad.abs().max() > 1
