@@ -163,6 +163,24 @@ def test_value_of_a_class_that_was_removed_is_not_given_away(volume, segmentatio
     np.testing.assert_array_equal(read_labels(segmentation, volume), expected)
 
 
+def test_nifti_of_sheared_axes_is_refused(volume, tmp_path):
+    sheared = np.eye(4)
+    sheared[0, 1] = 0.05
+    put_under_linear_transform(volume, sheared)
+    volume.HardenTransform()
+    node = write_segmentation(phantom(), CLASSES, volume)
+    with pytest.raises(OutputError, match=r"right angles.*\.nrrd"):
+        export_file(tmp_path / "labels.nii.gz", node, volume)
+    assert not list(tmp_path.iterdir())
+    path = export_file(tmp_path / "labels.nrrd", node, volume)
+    image = sitk.ReadImage(str(path))
+    last = [float(n - 1) for n in image.GetSize()]
+    corner = ijk_to_ras(volume) @ [*last, 1]
+    assert image.TransformContinuousIndexToPhysicalPoint(last) == pytest.approx(
+        corner[:3] * (-1, -1, 1), abs=1e-3
+    )
+
+
 def test_segmentation_drawn_by_hand_is_exported(scene, volume):
     node = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "By hand")
     node.SetReferenceImageGeometryParameterFromVolumeNode(volume)

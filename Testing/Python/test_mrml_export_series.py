@@ -71,6 +71,27 @@ def test_all_samples_as_label_map_nodes(scene, samples):
         assert node.GetDisplayNode().GetColorNode().GetColorName(3) == "CSF"
 
 
+@pytest.mark.parametrize("hardened", [False, True])
+@pytest.mark.parametrize(
+    "transform", [translation(7, 3, 2), rotation(20, 1), np.diag([1.2, 1.2, 1.2, 1])]
+)
+def test_samples_of_a_volume_under_a_transform(
+    volume, tiny_card, tmp_path, sequences, transform, hardened
+):
+    put_under_linear_transform(volume, transform)
+    samples = write_samples(sampled_result(tiny_card), volume, overlays=[])
+    if hardened:
+        volume.HardenTransform()
+    nodes = finish(nodes_in_steps(Series.of_samples(samples)))
+    *paths, _ = finish(files_in_steps(tmp_path, Series.of_samples(samples)))
+    for n, (node, path) in enumerate(zip(nodes, paths, strict=True)):
+        np.testing.assert_array_equal(voxels(node.GetImageData()), sampled_labels(n))
+        np.testing.assert_array_equal(
+            sitk.GetArrayFromImage(sitk.ReadImage(str(path))), sampled_labels(n)
+        )
+        assert node.GetParentTransformNode() is volume.GetParentTransformNode()
+
+
 def test_failure_at_the_third_sample_leaves_no_nodes(scene, samples, monkeypatch):
     before = [scene.GetNthNode(i).GetID() for i in range(scene.GetNumberOfNodes())]
     calls = []
@@ -325,8 +346,9 @@ def test_volumes_of_voxels_whose_axes_are_not_at_right_angles(scene, tmp_path, s
     entries = export.entries_of(node, None)
     expected = {e.segment_id: (phantom() == e.value).sum() * 6e-3 * np.cos(0.35) for e in entries}
     assert volumes_ml(node) == pytest.approx(expected)
-    item = Item("1", node, volume, placed_by=volume)
-    *_, table = finish(files_in_steps(tmp_path, Series("scan", "scan", scene, [item])))
+    item = Item("1", node, volume, placed_by=volume, grid=ijk_to_ras(volume))
+    series = Series("scan", "scan", scene, [item])
+    *_, table = finish(files_in_steps(tmp_path, series, ".nrrd"))
     with table.open(encoding="utf-8", newline="") as file:
         (row,) = csv.DictReader(file)
     for segment_id, ml in expected.items():

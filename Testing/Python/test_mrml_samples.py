@@ -47,6 +47,7 @@ from mrml_scene import (  # noqa: E402
     phantom,
     put_under_linear_transform,
     rotation,
+    translation,
 )
 from sequence_tools import (  # noqa: E402
     add_sequence,
@@ -56,6 +57,8 @@ from sequence_tools import (  # noqa: E402
 from test_mrml_segmentations import state  # noqa: E402
 
 NUMBER = 4
+# Of the volume, whose matrix is OBLIQUE.
+SPACING = (1.0, 1.25, 2.5)
 # By CSF's volume the samples' order is 3, 1, 4, 2; by likelihood 2, 3, 1, 4.
 CSF_VOXELS = (5, 9, 2, 7)
 LOG_DENSITIES = (-3.0, -1.0, -2.0, -4.0)
@@ -69,13 +72,17 @@ def sampled_labels(sample: int) -> np.ndarray:
     return labels
 
 
-def sampled_result(card, number: int = NUMBER, classes=CLASSES, labels=sampled_labels):
+def sampled_result(
+    card, number: int = NUMBER, classes=CLASSES, labels=sampled_labels, voxel_ml: float = 1.0
+):
     """What a sampling run of the phantom gives, with the statistics of the labels themselves."""
     samples = [labels(n) for n in range(number)]
     probabilities = np.stack([np.mean([s == c.value for s in samples], 0) for c in classes])
     with np.errstate(divide="ignore", invalid="ignore"):
         entropy = -np.nansum(probabilities * np.log2(probabilities), axis=0)
-    volumes = [{c.value: float((s == c.value).sum()) for c in classes[1:]} for s in samples]
+    volumes = [
+        {c.value: float((s == c.value).sum() * voxel_ml) for c in classes[1:]} for s in samples
+    ]
     structures = []
     for c in classes[1:]:
         ml = np.array([v[c.value] for v in volumes])
@@ -101,7 +108,7 @@ def sampled_result(card, number: int = NUMBER, classes=CLASSES, labels=sampled_l
     return SampledResult(
         compressed=[compress(s) for s in samples],
         seed=17,
-        geometry=Geometry(samples[0].shape[::-1], (1.0, 1.0, 1.0)),
+        geometry=Geometry(samples[0].shape[::-1], SPACING),
         consensus=samples[0],
         consensus_method="mean",
         maps={
@@ -141,6 +148,15 @@ def volume(scene, sequences):
 
 def shown_labels(samples: SampleSet) -> np.ndarray:
     return read_labels(samples.shown, samples.volume, CLASSES)
+
+
+def cells(table_node) -> list[str]:
+    table = table_node.GetTable()
+    return [
+        str(table.GetColumn(n).GetVariantValue(row))
+        for n in range(table.GetNumberOfColumns())
+        for row in range(table.GetNumberOfRows())
+    ]
 
 
 def node_ids(scene) -> list[str]:
@@ -351,6 +367,40 @@ def test_edited_sample_is_kept_as_edited(volume, result):
     voxels(image)[voxels(image) == 3] = 0
     expected = np.where(sampled_labels(0) == 3, 0, sampled_labels(0))
     np.testing.assert_array_equal(read_labels(samples.keep(), volume, CLASSES), expected)
+
+
+@pytest.mark.parametrize("change", ["hardened", "moved"])
+def test_sample_is_kept_on_the_scan_whose_own_axes_have_changed(volume, result, change):
+    put_under_linear_transform(volume, translation(4, 0, 0) @ rotation(5, 2))
+    samples = write_samples(result, volume)
+    samples.show(2)
+    if change == "hardened":
+        volume.HardenTransform()
+    else:  # as by "Center volume"
+        volume.SetOrigin(3, 4, 5)
+    np.testing.assert_array_equal(read_labels(samples.keep(), volume), sampled_labels(1))
+
+
+def test_samples_stay_where_the_user_saves_changes_in_the_sequence(volume, result):
+    samples = write_samples(result, volume)
+    samples.browser.SetSaveChanges(samples.sequence, True)
+    for sample in (2, 3, 4, 1, 2, 3, 4):
+        samples.show(sample)
+        np.testing.assert_array_equal(shown_labels(samples), sampled_labels(sample - 1))
+
+
+def test_volumes_are_those_without_a_transform_that_scales(volume, tiny_card):
+    put_under_linear_transform(volume, np.diag([1.2, 1.2, 1.2, 1]))
+    own = sampled_result(tiny_card)
+    scaled = sampled_result(tiny_card, voxel_ml=1.2**3)
+    scaled = replace(
+        scaled, geometry=replace(scaled.geometry, spacing=tuple(1.2 * s for s in SPACING))
+    )
+    tables = []
+    for result in (own, scaled):
+        samples = write_samples(result, volume)
+        tables.append(cells(samples.samples_table) + cells(samples.structures_table))
+    assert tables[0] == tables[1]
 
 
 def test_nothing_to_keep(volume, result):

@@ -534,12 +534,71 @@ STEPS = (
 )
 
 
+def user_voxels(node, volume) -> np.ndarray:
+    """Indices [k, j, i] of the voxels of the user's segment on a volume's grid."""
+    return np.argwhere(read_labels(node, volume) == len(CLASSES))
+
+
+@pytest.mark.parametrize("surfaces", [False, True])
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize(
+    "change", ["nothing", "another transform", "hardened", "hardened on both", "moved"]
+)
+def test_segments_of_the_user_stay_on_the_scans_voxels(volume, change, shared, surfaces):
+    put_under_linear_transform(volume, translation(4, 0, 0) @ rotation(5, 2))
+    node = write_segmentation(phantom(), CLASSES, volume)
+    add_user_segment(node, shared=shared)
+    if surfaces:
+        node.CreateClosedSurfaceRepresentation()
+    drawn = user_voxels(node, volume)
+    assert len(drawn)
+    if change == "another transform":
+        put_under_linear_transform(volume, translation(9, 0, 0))
+    elif change == "moved":  # as by "Center volume"
+        volume.SetOrigin(3, 4, 5)
+    elif change.startswith("hardened"):
+        volume.HardenTransform()
+        if change == "hardened on both":
+            node.HardenTransform()
+    write_segmentation(phantom(), CLASSES, volume, node)
+    np.testing.assert_array_equal(user_voxels(node, volume), drawn)
+    np.testing.assert_array_equal(read_labels(node, volume, CLASSES), phantom())
+
+
+def test_failed_run_leaves_segments_where_they_were(volume, monkeypatch):
+    put_under_linear_transform(volume, translation(4, 0, 0))
+    node = write_segmentation(phantom(), CLASSES, volume)
+    add_user_segment(node, shared=True)
+    volume.HardenTransform()
+    drawn, before = user_voxels(node, volume), state(volume.GetScene())
+    fail_after(monkeypatch, "set_segment", 2)
+    with pytest.raises(MemoryError):
+        write_segmentation(phantom(), CLASSES, volume, node)
+    assert state(volume.GetScene()) == before
+    np.testing.assert_array_equal(user_voxels(node, volume), drawn)
+
+
+def test_copy_of_a_classes_segment_is_the_users(volume):
+    node = write_segmentation(phantom(), CLASSES, volume)
+    segmentation = node.GetSegmentation()
+    # As by "Clone" in the list of segments, or a copy from another segmentation.
+    clone = slicer.vtkSegment()
+    clone.DeepCopy(segmentation.GetSegment("white_matter"))
+    assert segmentation.AddSegment(clone, "white_matter_1")
+    labels = phantom()
+    labels[phantom() == 2] = len(CLASSES)
+    np.testing.assert_array_equal(read_labels(node, volume), labels)
+    write_segmentation(phantom(), CLASSES, volume, node)
+    assert segmentation.GetSegmentIDs() == (*SEGMENT_IDS, "white_matter_1")
+    np.testing.assert_array_equal(read_labels(node, volume), labels)
+
+
 def fail_after(monkeypatch, step: str, calls: int = 1) -> None:
     """Let a step of the writing do its work and then fail."""
     original, count = getattr(segmentations, step), []
 
-    def failing(*args):
-        result = original(*args)
+    def failing(*args, **options):
+        result = original(*args, **options)
         count.append(step)
         if len(count) == calls:
             raise MemoryError(step)

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..errors import InputError, OutputError
 from .export import cannot_write, check_segmentation_node, entries_of, merged_labels
-from .segmentations import CLASS_TAG, MODEL, PREFIX
+from .segmentations import MODEL, PREFIX, class_value
 from .volumes import check_volume_node
 
 # Tags of segments.
@@ -87,7 +87,8 @@ def _say_how_made(segmentation_node, undo: ExitStack) -> None:
     model = segmentation_node.GetAttribute(PREFIX + MODEL)
     for segment_id in segmentation.GetSegmentIDs():
         segment = segmentation.GetSegment(segment_id)
-        if not segment.HasTag(CLASS_TAG) or segment.HasTag(_ALGORITHM_TYPE) or not model:
+        is_class = class_value(segment_id, segment) is not None
+        if not is_class or segment.HasTag(_ALGORITHM_TYPE) or not model:
             continue
         for name, value in ((_ALGORITHM_TYPE, "AUTOMATIC"), (_ALGORITHM_NAME, model)):
             undo.callback(segment.RemoveTag, name)

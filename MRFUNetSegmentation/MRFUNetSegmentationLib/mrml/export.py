@@ -25,16 +25,18 @@ from .file_grid import VOLUME, on_grid
 from .geometry import ijk_to_lps, ijk_to_ras, lps_to_ras, to_vtk
 from .segmentations import (
     BINARY_LABELMAP,
-    CLASS_TAG,
     GEOMETRY_PARAMETER,
     LARGEST_CLASS,
     PREFIX,
+    class_value,
     ensure_display,
     tag,
+    tag_class,
 )
 from .volumes import check_volume_node, voxels
 
-FILE_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
+_NIFTI = (".nii.gz", ".nii")
+FILE_SUFFIXES = (*_NIFTI, ".nrrd", ".mha")
 SEGMENTATION_SUFFIX = ".seg.nrrd"
 # Marks the colour table that belongs to a label map of this extension.
 _COLOUR_TABLE = PREFIX + "ColorTable"
@@ -187,9 +189,15 @@ def write_file(
     """Write a label map [k, j, i], with what its values mean where the format holds it.
 
     Raises:
-        OutputError: if that fails; an existing file is as it was.
+        OutputError: if that fails, or the format cannot hold the axes; an existing file is as it
+            was.
     """
     suffix = suffix_of(path)
+    if suffix in _NIFTI and not geometry.right_angled:
+        raise OutputError(
+            f"{path.name} would lie elsewhere than the volume, for the volume's axes are not at "
+            "right angles (sheared), and NIfTI holds only such that are. Export to .nrrd."
+        )
     # In the same folder, since a file can be moved in one step only within its file system.
     part = path.with_name(f".{path.name.removesuffix(suffix)}-{uuid.uuid4().hex[:8]}{suffix}")
     try:
@@ -226,7 +234,7 @@ def _write_segmentation_file(
         segment.SetColor(*entry.color)
         segment.SetLabelValue(entry.value)
         if entry.is_class:
-            segment.SetTag(CLASS_TAG, str(entry.value))
+            tag_class(segment, entry.segment_id, entry.value)
         if entry.terminology:
             segment.SetTag(segment.GetTerminologyEntryTagName(), entry.terminology)
         segment.AddRepresentation(BINARY_LABELMAP, image)
@@ -398,7 +406,7 @@ class Entry:
             name=segment.GetName(),
             color=tuple(segment.GetColor()),
             terminology=tag(segment, segment.GetTerminologyEntryTagName()) or "",
-            is_class=segment.HasTag(CLASS_TAG),
+            is_class=class_value(segment_id, segment) is not None,
         )
 
 
@@ -423,22 +431,16 @@ def entries_of_all(segmentation_nodes: Sequence) -> list[list[Entry]]:
         InputError: if there are more segments than values.
     """
     found = [dict(_segments(node)) for node in segmentation_nodes]
-    classes = [
-        int(tag(segment, CLASS_TAG))
-        for segments in found
-        for segment in segments.values()
-        if segment.HasTag(CLASS_TAG)
-    ]
-    classes += [_largest_class(node) for node in segmentation_nodes]
-    free = max(classes, default=0) + 1
+    taken = [class_value(*item) or 0 for segments in found for item in segments.items()]
+    taken += [_largest_class(node) for node in segmentation_nodes]
+    free = max(taken, default=0) + 1
     values: dict[str, int] = {}
     entries = []
     for node, segments in zip(segmentation_nodes, found, strict=True):
         of_node = []
         for segment_id, segment in segments.items():
-            if segment.HasTag(CLASS_TAG):
-                value = int(tag(segment, CLASS_TAG))
-            else:
+            value = class_value(segment_id, segment)
+            if value is None:
                 value = values.setdefault(segment_id, free + len(values))
             of_node.append(Entry.of_segment(segment_id, segment, value))
         if any(entry.value > _LARGEST_VALUE for entry in of_node):

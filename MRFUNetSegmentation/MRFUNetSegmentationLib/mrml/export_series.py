@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import slicer
 
 from ..errors import InputError, OutputError
 from ..files import move_together, remove_if_empty, staged
@@ -22,9 +23,9 @@ from .export import (
     write_file,
 )
 from .file_grid import VOLUME, on_grid
-from .geometry import exact_geometry, ijk_to_ras
+from .geometry import exact_geometry, ijk_to_ras, to_vtk
 from .samples import SampleSet
-from .segmentations import reference_volume
+from .segmentations import own_grid, reference_volume
 from .sequences import segmented_items
 from .volumes import check_volume_node
 
@@ -44,12 +45,14 @@ class Item:
         segmentation: segmentation node, perhaps in no scene.
         volume: the volume node that it is of, likewise.
         placed_by: node whose parent transform counts: an item of a sequence has none itself.
+        grid: (4, 4) from the volume's voxel indices to the segmentation's own space, mm.
     """
 
     index: str
     segmentation: object
     volume: object
     placed_by: object
+    grid: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,11 @@ class Series:
                 "The samples' volume was removed, so there is no grid to export them on."
             )
         numbers = [str(n) for n in sorted(samples.samples)]
-        items = [Item(n, sequence.GetDataNodeAtValue(n), volume, volume) for n in numbers]
+        items = []
+        for number in numbers:
+            segmentation = sequence.GetDataNodeAtValue(number)
+            grid = own_grid(segmentation, volume)
+            items.append(Item(number, segmentation, volume, volume, grid))
         return cls("sample", "sample", volume.GetScene(), items)
 
     @classmethod
@@ -105,7 +112,7 @@ class Series:
         words = sequence.GetIndexName(), sequence.GetIndexUnit()
         name = "_".join(word for word in words if word)
         shown = reference_volume(segmentation_node)
-        items = [Item(*entry, placed_by=shown) for entry in found]
+        items = [Item(*entry, placed_by=shown, grid=ijk_to_ras(entry[2])) for entry in found]
         return cls("segmentation", name, segmentation_node.GetScene(), items)
 
 
@@ -216,7 +223,13 @@ def _entries(series: Series) -> list[list[Entry]]:
 def _labels(item: Item, entries: Sequence[Entry]) -> np.ndarray:
     # It may have been removed or emptied since the last step.
     check_volume_node(item.volume)
-    return merged_labels(item.segmentation, item.volume, entries)
+    # The volume's voxels where the segmentation has them: a transform that the volume is under, or
+    # that was hardened on it, has not reached the items of a sequence.
+    grid = slicer.vtkMRMLScalarVolumeNode()
+    grid.SetName(item.volume.GetName())
+    grid.SetAndObserveImageData(item.volume.GetImageData())
+    grid.SetIJKToRASMatrix(to_vtk(item.grid))
+    return merged_labels(item.segmentation, grid, entries)
 
 
 def _columns(all_entries: Sequence[Sequence[Entry]]) -> dict[str, str]:

@@ -7,8 +7,10 @@ and the exports come from the nodes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 
 import numpy as np
 import slicer
@@ -23,6 +25,7 @@ from ..inference.sampled import (
     SampledResult,
 )
 from .browsers import browsers
+from .geometry import exact_geometry, ijk_to_ras
 from .kept_display import DisplayKeeper, kept_display
 from .overlays import MAP, OVERLAY_ATTRIBUTES, add_overlay, show_overlays_instead
 from .removal import remove_node
@@ -181,7 +184,9 @@ class SampleSet:
         shown = self.shown
         if sample != self.sample:
             with kept_display(shown):
-                _let_go(shown.GetSegmentation())
+                # Else the label maps are the sequence's own.
+                if not self.browser.GetSaveChanges(self.sequence):
+                    _let_go(shown.GetSegmentation())
                 self.browser.SetSelectedItemNumber(self.samples.index(sample))
         if shown.GetDisplayNode() is not None:
             shown.GetDisplayNode().SetVisibility(True)
@@ -356,6 +361,7 @@ def write_samples(
     """
     check_volume_node(volume_node)
     check_labels(result.consensus, volume_node)
+    result = _in_own_ml(result, volume_node)
     names = default_overlays(result) if overlays is None else list(overlays)
     _check_overlays(names, result)
     scene = volume_node.GetScene()
@@ -399,6 +405,30 @@ def write_samples(
         _show_instead(earlier, samples)
         earlier.remove()
     return samples
+
+
+def _in_own_ml(result: SampledResult, volume_node) -> SampledResult:
+    """Return a result with volumes as they are without transforms, as everywhere in the scene.
+
+    The volume was computed where its parent transforms put it, of which one may scale.
+    """
+    own = exact_geometry(ijk_to_ras(volume_node), volume_node.GetImageData()).voxel_ml
+    factor = own / result.geometry.voxel_ml
+    if math.isclose(factor, 1.0, rel_tol=1e-6):
+        return result
+    structures = []
+    for structure in result.structures:
+        ml = {
+            name: value if value is None or name == "cv" else value * factor
+            for name, value in structure["volume_ml"].items()
+        }
+        consensus_ml = structure["consensus_ml"] * factor
+        structures.append({**structure, "volume_ml": ml, "consensus_ml": consensus_ml})
+    per_sample = [
+        {**sample, "volumes_ml": {c: ml * factor for c, ml in sample["volumes_ml"].items()}}
+        for sample in result.per_sample
+    ]
+    return replace(result, structures=structures, per_sample=per_sample)
 
 
 def _check_overlays(names: Sequence[str], result: SampledResult) -> None:
