@@ -121,12 +121,34 @@ def test_a_scan_in_two_places(save, units):
     assert read_volume_file(path).warnings == ()
     mm = 1 if units == 2 else 1000
     with_header(path, 123, "u1", units)
-    rows = [-c * mm, 0, 30 * mm, -s * mm, 0, 0, 0, 2 * mm, 0, 0, 0, 5 * mm]
-    with_header(path, 280, "f4", *rows)
+    with_header(path, 80, "f4", mm, 2 * mm, 1.5 * mm)
+    rows = np.array([-c, 0, -1.5 * s, 30, 0, 2, 0, 0, -s, 0, 1.5 * c, 5])
+    with_header(path, 280, "f4", *rows * mm)
     with_header(path, 254, "i2", 2)
     (warning,) = read_volume_file(path).warnings
     assert "two places" in warning and "Slicer" in warning
     with_header(path, 254, "i2", 0)
+    assert read_volume_file(path).warnings == ()
+
+
+@pytest.mark.parametrize("qform", [0, 1])
+def test_a_voxel_of_two_sizes(save, qform):
+    """Programs that write only the sform leave another size in the header."""
+    path = save(sitk.GetImageFromArray(noise()), "image.nii")
+    with_header(path, 252, "i2", qform, 2)
+    rows = [-1, 0, 0, 0, 0, -1, 0, 0, 0, 0, 1.005, 0]
+    with_header(path, 280, "f4", *rows)
+    assert read_volume_file(path).warnings == ()
+    with_header(path, 280, "f4", *rows[:10], 5.5, 0)
+    warning, *others = read_volume_file(path).warnings
+    assert "1 x 1 x 1 mm (pixdim) and 1 x 1 x 5.5 mm (sform)" in warning
+    assert len(others) == qform  # then it lies in two places, too
+
+
+def test_a_slice_need_not_say_how_thick_it_is(save):
+    path = save(sitk.GetImageFromArray(noise((1, 20, 20))), "image.nii")
+    with_header(path, 252, "i2", 0, 1)
+    with_header(path, 280, "f4", -1, 0, 0, 0, 0, -1, 0, 0, 0, 0, 5, 0)
     assert read_volume_file(path).warnings == ()
 
 

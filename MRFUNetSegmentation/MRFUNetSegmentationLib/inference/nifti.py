@@ -10,6 +10,7 @@ import glob
 import gzip
 import math
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +30,8 @@ _UNITS = {1: 1000.0, 3: 0.001}
 _FIRST_THREE_BITS = 7
 # Two places of a scan that differ by less than this are one, mm.
 _SAME_PLACE = 1.0
+# Two sizes of a voxel that differ by less than this share are one.
+_SAME_SIZE = 0.01
 
 
 @dataclass(frozen=True)
@@ -40,11 +43,13 @@ class NiftiFile:
         places: matrices (4, 4) from voxel indices i, j, k to mm in RAS that its header gives,
             those of its qform and its sform.
         size: voxels along i, j, k.
+        spacing: mm along i, j, k, as the header gives it beside those matrices.
     """
 
     floats: np.ndarray | None
     places: tuple[np.ndarray, ...]
     size: tuple[int, int, int]
+    spacing: tuple[float, float, float]
 
     @property
     def distance(self) -> float:
@@ -58,16 +63,32 @@ class NiftiFile:
     @property
     def warnings(self) -> tuple[str, ...]:
         """What the user should know of the file."""
-        if self.distance <= _SAME_PLACE:
-            return ()
-        return (
-            "The file's header puts the scan in two places (qform and sform) that are up to "
-            f"{self.distance:.0f} mm apart. One of them was taken, the one that Slicer takes; "
-            "programs that go by the other one show the results beside the scan.",
-        )
+        found = []
+        for place in self.places:
+            spacing = np.linalg.norm(place[:3, :3], axis=0)
+            several = np.greater(self.size, 1)  # a single slice need not say how thick it is
+            if not np.allclose(
+                spacing[several], np.array(self.spacing)[several], rtol=_SAME_SIZE, atol=0
+            ):
+                found.append(
+                    f"The file's header gives two sizes of a voxel: {_words(self.spacing)} mm "
+                    f"(pixdim) and {_words(spacing)} mm (sform). The first was taken, as Slicer "
+                    "does; where it is wrong, so are the segmentation and all volumes in ml."
+                )
+        if self.distance > _SAME_PLACE:
+            found.append(
+                "The file's header puts the scan in two places (qform and sform) that are up to "
+                f"{self.distance:.0f} mm apart. One of them was taken, the one that Slicer takes; "
+                "programs that go by the other one show the results beside the scan."
+            )
+        return tuple(found)
 
 
 _CORNERS = tuple(np.ndindex(2, 2, 2))
+
+
+def _words(spacing: Sequence[float]) -> str:
+    return " x ".join(f"{mm:.3g}" for mm in spacing)
 
 
 def read_nifti(path: Path) -> NiftiFile | None:
@@ -96,7 +117,7 @@ def read_nifti(path: Path) -> NiftiFile | None:
             f"{path}: the file is truncated: it ends {header.end - len(voxels)} bytes before its "
             "last voxel. Get it again from where it came from."
         )
-    return NiftiFile(header.floats(voxels), header.places, header.size)
+    return NiftiFile(header.floats(voxels), header.places, header.size, header.spacing)
 
 
 class _Header:
@@ -139,10 +160,20 @@ class _Header:
         return np.frombuffer(voxels, kind.newbyteorder(self._order))
 
     @property
+    def _scale(self) -> float:
+        """Size of the header's unit of length, mm."""
+        return _UNITS.get(self._content[123] & _FIRST_THREE_BITS, 1.0)
+
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        """Mm along i, j, k; the sign that some programs give it means nothing."""
+        return tuple(float(abs(mm)) * self._scale for mm in self._entries("f4", 80, 3))
+
+    @property
     def places(self) -> tuple[np.ndarray, ...]:
         """The matrices of qform and sform, as far as the header gives them."""
         qform, sform = self._entries("i2", 252, 2)
-        scale = _UNITS.get(self._content[123] & _FIRST_THREE_BITS, 1.0)
+        scale = self._scale
         found = []
         if qform > 0:
             found.append(self._qform())
