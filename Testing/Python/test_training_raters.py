@@ -12,6 +12,7 @@ from MRFUNetSegmentationLib.checkpoints.load import load_checkpoint
 from MRFUNetSegmentationLib.cli.main import main
 from MRFUNetSegmentationLib.errors import InputError
 from MRFUNetSegmentationLib.inference.engine import Segmenter
+from MRFUNetSegmentationLib.inference.image_files import read_volume_file
 from MRFUNetSegmentationLib.inference.volume import Geometry, Volume
 from MRFUNetSegmentationLib.networks import MRFUNet, MRFUNetConfig
 from MRFUNetSegmentationLib.training import config as config_module
@@ -193,6 +194,50 @@ def test_volumes_are_taken_slice_by_slice_as_at_inference(tmp_path, neighbours):
         stage(16, 16), torch.Generator().manual_seed(0)
     )
     assert pair[0].shape == (1 + 2 * neighbours, 16, 16)
+
+
+def _mr() -> np.ndarray:
+    """Background 0, and a row that a program has filled with -1000."""
+    image = np.where(disc(13), np.random.default_rng(0).normal(100, 20, (32, 36)), 0)
+    image[0] = -1000
+    return image.astype(np.float32)
+
+
+def _ct() -> np.ndarray:
+    """Air where the detector ends, and beyond the circle it measures nothing."""
+    image = np.where(disc(9), np.random.default_rng(0).normal(40, 20, (32, 36)), -1000)
+    image[~disc(14)] = -3024
+    return image.round().astype(np.int16)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [_mr(), _ct(), _mr().astype(np.float64) * 1e38, _ct().astype(np.int64) + 2**53],
+    ids=["MR", "CT", "beyond float32", "64 bit"],
+)
+def test_training_sees_an_image_as_the_engine_does(data, tmp_path, image):
+    """What fills the voxels that nobody measured, and large numbers, change nothing."""
+    write(data / "images/case1.nrrd", image)
+    (data / "images/case1.nii.gz").unlink()
+    none = ('validation = ["case0"]', "validation = []")
+    config = load_config(config_file(data, none))
+    (case,) = (c for c in read_rater_cases(config, data).training if c.name == "case1")
+    trainer = prepare(config, data, tmp_path / "run", "cpu")
+    trainer._validate(None, print)
+    checkpoint = load_checkpoint(trainer.checkpoint_file)
+    seen = []
+    features = checkpoint.network.features
+    checkpoint.network.features = lambda x: (seen.append(x.clone()), features(x))[1]
+    Segmenter(checkpoint, "cpu").segment(read_volume_file(data / "images/case1.nrrd"))
+    assert torch.equal(torch.cat(seen), case.images)
+    assert case.images.std() > 0.2
+
+
+def test_an_image_of_one_value_is_black(data):
+    write(data / "images/case1.nii.gz", np.full((32, 36), 7.0, np.float32))
+    cases = read_rater_cases(load_config(config_file(data)), data)
+    (case,) = (c for c in cases.training if c.name == "case1")
+    assert (case.images == 0).all()
 
 
 def test_a_network_of_single_slices_begins_one_that_sees_neighbours(data, tmp_path):

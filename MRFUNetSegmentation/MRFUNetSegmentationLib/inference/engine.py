@@ -20,7 +20,7 @@ from .grid import ModelGrid
 from .intensities import with_intensities
 from .latent_space import LatentSpace
 from .mrf_unet import MRFUNetPredictor
-from .normalise import percentile_normalise, without_padding
+from .normalise import normalised
 from .probabilistic import ProbabilisticPredictor
 from .run import BACK, COUNTING, INTENSITIES, RESAMPLING, SAMPLING, Progress, Run
 from .sampled import ENTROPY, VARIANCE, SampledResult, check_consensus, check_number
@@ -377,7 +377,7 @@ class Segmenter:
         grid = ModelGrid.of(volume.geometry, voxel_size, card.orientation)
         _check_size(volume, grid, self._slice_axis)
         with run.checking():
-            image = self._normalised(volume, grid)
+            image = normalised(volume.array, grid, card.normalisation)
             box = self._occupied(image)
         return image, ToVolume(self.checkpoint.card, grid, box)
 
@@ -400,25 +400,11 @@ class Segmenter:
             maps=maps or {},
         )
 
-    def _normalised(self, volume: Volume, grid: ModelGrid) -> Tensor:
-        """Bring the volume to the model's grid and the card's range of intensities."""
-        normalisation = self.checkpoint.card.input.normalisation
-        if normalisation["method"] == "none":
-            return grid.to_model(volume.array)
-        # To 0..1 first: 64-bit integers and doubles need not fit float32. By torch, so that a
-        # cancelled run ends in between.
-        unit = torch.from_numpy(without_padding(volume.array).astype(np.float64))
-        unit /= unit.abs().max()
-        unit -= unit.min()
-        unit /= unit.max()
-        options = {k: v for k, v in normalisation.items() if k != "method"}
-        return percentile_normalise(grid.to_model(unit.numpy()), **options)
-
     def _occupied(self, image: Tensor) -> tuple[slice, slice, slice]:
         """Box of what is not empty background, with a margin; all where that is not known."""
         card = self.checkpoint.card
-        normalised = card.input.normalisation["method"] != "none"
-        if not (self.predictor.crops and normalised):
+        as_stored = card.input.normalisation["method"] == "none"
+        if as_stored or not self.predictor.crops:
             return tuple(slice(0, n) for n in image.shape)
         return occupied_box((image > 0).numpy(), _MARGIN)
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
+
+from .grid import ModelGrid
 
 # Percentiles of a regular subset differ from the full volume's by less than any scan from its
 # repetition, and stay fast on the largest volumes.
@@ -13,6 +17,32 @@ SUBSET = 500_000
 # one by so much of the range of all others.
 _PADDING_SHARE = 0.002
 _PADDING_DISTANCE = 0.25
+
+
+def normalised(array: np.ndarray, grid: ModelGrid, normalisation: dict[str, Any]) -> Tensor:
+    """Bring an image to the network's grid and the card's range of intensities.
+
+    The only way from the values of a file to what a network sees, in training too.
+
+    Args:
+        array: [k, j, i], of real numbers, finite.
+        grid: the network's.
+        normalisation: as of `InputSpec`.
+
+    Returns:
+        A float32 tensor of the grid's shape; 0 everywhere if all values are the same.
+    """
+    if normalisation["method"] == "none":
+        return grid.to_model(array)
+    # To 0..1 first: 64-bit integers and doubles need not fit float32. By torch, so that a
+    # cancelled run ends in between.
+    unit = torch.from_numpy(without_padding(array).astype(np.float64))
+    smallest = torch.finfo(unit.dtype).tiny
+    unit /= unit.abs().max().clamp_min(smallest)
+    unit -= unit.min()
+    unit /= unit.max().clamp_min(smallest)
+    options = {k: v for k, v in normalisation.items() if k != "method"}
+    return percentile_normalise(grid.to_model(unit.numpy()), **options)
 
 
 def without_padding(array: np.ndarray) -> np.ndarray:

@@ -30,7 +30,7 @@ from ..errors import InputError
 from ..inference.batches import slice_axis, with_neighbours
 from ..inference.grid import ModelGrid
 from ..inference.image_files import has_place, read_image
-from ..inference.normalise import percentile_normalise
+from ..inference.normalise import normalised
 from ..inference.volume import MINIMUM_SIDE, Geometry
 from .card import NORMALISATION, ORIENTATION
 from .config import TrainingConfig
@@ -164,15 +164,14 @@ def _files(folder: Path) -> list[Path]:
 
 def _read_case(name: str, path: Path, folder: Path, config: TrainingConfig) -> RaterCase:
     image = _read(path)
-    values = sitk.GetArrayFromImage(image).astype(np.float32)
+    values = sitk.GetArrayFromImage(image)
     if not np.isfinite(values).all():
         raise InputError(f"{path}: the image has values that are not finite. Correct the file.")
     axis = config.card.slice_plane and slice_axis(config.card.slice_plane, ORIENTATION)
     voxel_size = [None if a == axis else v for a, v in enumerate(config.card.voxel_size)]
     grid = ModelGrid.of(Geometry.from_image(image), voxel_size, ORIENTATION)
     _check_size(path, image, grid, axis, config.card.slice_plane)
-    options = {k: v for k, v in NORMALISATION.items() if k != "method"}
-    volume = percentile_normalise(grid.to_model(values), **options)
+    volume = normalised(values, grid, NORMALISATION)
     number = len(config.classes) or config.network.classes
     masks = torch.stack([_labels(p, image, has_place(path), grid, number) for p in _files(folder)])
 
