@@ -186,6 +186,28 @@ def test_padding_is_no_grey_value(segmenter, padding):
     assert (found == expected)[4:].mean() > 0.99
 
 
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("marks", [(-3.4e38,), (3.4e38,), (-1e9, 1e9), (-1.7e308, 1.7e308)])
+def test_a_few_numbers_far_outside_count_as_the_nearest_grey_value(segmenter, marks, padded):
+    array = head().astype(np.float64)
+    marked = array.copy()
+    for n, mark in enumerate(marks):
+        marked[6, 5 + n, 6] = mark
+        array[6, 5 + n, 6] = array.min() if mark < 0 else array.max()
+    if padded:
+        array[:2] = marked[:2] = min(marks)
+    expected = segmenter.segment(Volume(array, geometry(array))).labels
+    found = segmenter.segment(Volume(marked, geometry(array))).labels
+    assert (found == expected).mean() > 0.999
+
+
+def test_grey_values_are_no_outliers():
+    """Bright vessels, a bias field, air with noise: all stay as they are."""
+    array = head().astype(np.float64)
+    array[0, 0, :5] = 20 * array.max()
+    assert np.array_equal(normalise.without_outliers(array), array)
+
+
 def test_what_is_said_of_a_volume_is_said_of_the_result(segmenter):
     array = head()
     volume = Volume(array, geometry(array), ("It is upside down.",))

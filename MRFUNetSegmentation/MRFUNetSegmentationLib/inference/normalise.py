@@ -17,6 +17,9 @@ SUBSET = 500_000
 # one by so much of the range of all others.
 _PADDING_SHARE = 0.002
 _PADDING_DISTANCE = 0.25
+# Outliers: what lies further outside of these percentiles than so many times their distance.
+_OUTLIER_PERCENTILES = (1.0, 99.0)
+_OUTLIER_DISTANCE = 100.0
 
 
 def normalised(array: np.ndarray, grid: ModelGrid, normalisation: dict[str, Any]) -> Tensor:
@@ -36,13 +39,36 @@ def normalised(array: np.ndarray, grid: ModelGrid, normalisation: dict[str, Any]
         return grid.to_model(array)
     # To 0..1 first: 64-bit integers and doubles need not fit float32. By torch, so that a
     # cancelled run ends in between.
-    unit = torch.from_numpy(without_padding(array).astype(np.float64))
+    unit = torch.from_numpy(without_padding(without_outliers(array.astype(np.float64))))
     smallest = torch.finfo(unit.dtype).tiny
     unit /= unit.abs().max().clamp_min(smallest)
     unit -= unit.min()
     unit /= unit.max().clamp_min(smallest)
     options = {k: v for k, v in normalisation.items() if k != "method"}
     return percentile_normalise(grid.to_model(unit.numpy()), **options)
+
+
+def without_outliers(array: np.ndarray) -> np.ndarray:
+    """Return a volume (k, j, i) of float64 with the nearest others in the place of outliers.
+
+    Some programs mark a few voxels with a number like -3.4e38. Beside it all others would be one
+    value in float32.
+    """
+    values = array.reshape(-1)[:: max(1, array.size // SUBSET)]
+    unique, counts = np.unique(values, return_counts=True)
+    # Neither the background nor what may be padding says how grey values are spread.
+    others = values[(values != unique[counts.argmax()]) & (values != unique[0])]
+    if not others.size:
+        return array
+    lower, upper = np.percentile(others, _OUTLIER_PERCENTILES)
+    margin = _OUTLIER_DISTANCE * (upper - lower)
+    if margin == 0 or not np.isfinite(margin):
+        return array
+    low, high = array < lower - margin, array > upper + margin
+    if not (low.any() or high.any()):
+        return array
+    inside = array[~(low | high)]
+    return np.where(low, inside.min(), np.where(high, inside.max(), array))
 
 
 def without_padding(array: np.ndarray) -> np.ndarray:
