@@ -96,7 +96,7 @@ def test_network_sees_the_volume_at_its_own_voxel_size(tiny_checkpoint):
     # The same network on a volume of that voxel size, carried to the model's grid by hand.
     card = checkpoint.card.input
     grid = ModelGrid.of(volume.geometry, card.voxel_size, card.orientation)
-    image = coarse._normalised(volume, grid)
+    image = normalise.normalised(array, grid, card.normalisation)
     with torch.no_grad():
         posterior = coarse.network(resize(image, (11, 12, 10))[None, None])[0]
     on_grid = resize(posterior, grid.shape)

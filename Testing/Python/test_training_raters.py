@@ -3,6 +3,7 @@
 import csv
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,7 +17,13 @@ from MRFUNetSegmentationLib.inference.image_files import read_volume_file
 from MRFUNetSegmentationLib.inference.volume import Geometry, Volume
 from MRFUNetSegmentationLib.networks import MRFUNet, MRFUNetConfig
 from MRFUNetSegmentationLib.training import config as config_module
-from MRFUNetSegmentationLib.training.config import ConfigError, RaterData, Stage, load_config
+from MRFUNetSegmentationLib.training.config import (
+    ConfigError,
+    RaterData,
+    Stage,
+    TrainingConfig,
+    load_config,
+)
 from MRFUNetSegmentationLib.training.rater_data import RaterCase, read_rater_cases
 from MRFUNetSegmentationLib.training.rater_validation import RaterValidation
 from MRFUNetSegmentationLib.training.run import prepare
@@ -123,17 +130,110 @@ def test_masks_as_programs_for_pictures_write_them(data):
 
 
 def test_images_are_taken_whole_where_no_shape_is_given(data, tmp_path):
-    """As the networks see them later; padded to what they can halve."""
+    """As the networks see them later, which pad what they cannot halve themselves."""
     assert "\nshape" not in CONFIG.read_text(encoding="utf-8")
     none = ('validation = ["case0"]', "validation = []")
     config = load_config(config_file(data, ("\nshape = [24, 20]", ""), none))
     trainer = prepare(config, data, tmp_path / "run", "cpu")
-    assert [stage.shape for stage in trainer.config.stages] == [(64, 32)] * 2
-    image, _ = trainer.source.draw(trainer.config.stages[0], torch.Generator().manual_seed(0))
-    assert image.shape == (1, 64, 32)
+    assert [stage.shape for stage in trainer.config.stages] == [()] * 2
+    images, labels, _ = trainer._batch(trainer.config.stages[0], 0)
+    assert images.shape == (8, 1, 36, 32)
+    assert labels.shape == (8, 36, 32)
     trainer._validate(None, print)
     card = load_checkpoint(trainer.checkpoint_file).card
-    assert card.training["configuration"]["stages"][0]["shape"] == [64, 32]
+    assert card.training["configuration"]["stages"][0]["shape"] == []
+
+
+SIZES = [(36, 32), (36, 32), (34, 30), (90, 70), (30, 44)]
+
+
+def mixed_sizes(folder: Path) -> TrainingConfig:
+    """A run on whole images of several sizes, which come as they are."""
+    rng = np.random.default_rng(0)
+    for n, (i, j) in enumerate(SIZES):
+        write(folder / f"images/case{n}.nii.gz", 1 + rng.random((j, i), np.float32))
+        for rater in range(2):
+            mask = disc(4 + rater, shape=(j, i)).astype(np.uint8)
+            write(folder / f"raters/case{n}/{rater}.nii.gz", mask)
+    still = [
+        ("flip = [0.5, 0.5]", "flip = []"),
+        *((f"{key}\n", f"{key.split()[0]} = 0.0\n") for key in
+          ("rotation = 15.0", "scaling = 0.1", "gamma = 0.2", "noise = 0.03")),
+    ]  # fmt: skip
+    none = ('validation = ["case0"]', "validation = []")
+    small = ("batch_size = 8", "batch_size = 2\naccumulate = 2")
+    path = config_file(folder, ("\nshape = [24, 20]", ""), none, small, *still)
+    return load_config(path)
+
+
+def test_a_batch_holds_images_of_one_size_and_every_image_is_drawn_as_often(tmp_path):
+    """Padded by some voxels, with the values at their border, to others of nearly their size."""
+    config = mixed_sizes(tmp_path)
+    trainer = prepare(config, tmp_path, tmp_path / "run", "cpu")
+    cases = {case.name: case for case in read_rater_cases(config, tmp_path).training}
+    padded = torch.nn.functional.pad(cases["case2"].images, (1, 1, 1, 1), mode="replicate")[0]
+    whole = [padded if name == "case2" else case.images[0] for name, case in cases.items()]
+    counts = [0] * len(SIZES)
+    for trainer.step in range(400):
+        images, labels, _ = trainer._batch(config.stages[0], trainer.step % 2)
+        for image, mask in zip(images, labels, strict=True):
+            (number,) = (
+                n
+                for n, expected in enumerate(whole)
+                if image.shape == expected.shape and torch.allclose(image, expected, atol=1e-4)
+            )
+            assert mask.shape == image.shape[1:]
+            assert int(mask.sum()) in {disc(4).sum(), disc(5).sum()}
+            counts[number] += 1
+    assert sum(counts) == 800
+    # 160 each, to be expected; draws of a batch depend on each other, which doubles the variance.
+    assert all(abs(count - 160) < 4 * (2 * 160) ** 0.5 for count in counts)
+
+
+def test_runs_on_images_of_several_sizes_go_on_as_they_would_have(tmp_path):
+    config = mixed_sizes(tmp_path)
+    whole = prepare(config, tmp_path, tmp_path / "whole", "cpu")
+    whole.config = replace(whole.config, stages=[replace(s, steps=3) for s in config.stages])
+    whole.run(report=lambda line: None)
+    for _ in range(6):
+        parts = prepare(config, tmp_path, tmp_path / "parts", "cpu")
+        parts.config = whole.config
+        parts.run(seconds=0, report=lambda line: None)
+    assert parts.step == whole.step == 6
+    weights = parts.network.state_dict()
+    for name, weight in whole.network.state_dict().items():
+        assert torch.equal(weight, weights[name])
+
+
+def test_two_processes_see_images_of_one_size(tmp_path):
+    config = mixed_sizes(tmp_path)
+    trainer = prepare(config, tmp_path, tmp_path / "run", "cpu")
+    single = replace(config.stages[0], batch_size=1)
+    for trainer.step in range(20):
+        trainer.fabric = SimpleNamespace(world_size=1, global_rank=0)
+        expected = trainer._batch(config.stages[0], 1)[:2]
+        parts = []
+        for rank in range(2):
+            trainer.fabric = SimpleNamespace(world_size=2, global_rank=rank)
+            parts.append(trainer._batch(single, 1)[:2])
+        for together, both in zip(zip(*parts, strict=True), expected, strict=True):
+            assert torch.equal(torch.cat(together), both)
+
+
+def test_whole_images_learn_by_their_own_number_of_voxels(tmp_path):
+    """The target of the reconstruction is for a voxel, and images have different numbers."""
+    config = mixed_sizes(tmp_path)
+    trainer = prepare(config, tmp_path, tmp_path / "run", "cpu")
+    seen, loss = set(), trainer.objective.loss
+
+    def watched(terms, observed, step, voxels):
+        seen.add(voxels)
+        return loss(terms, observed, step, voxels)
+
+    trainer.objective.loss = watched
+    for trainer.step in range(20):
+        trainer._train_step()
+    assert seen == {36 * 32, 90 * 70, 30 * 44}
 
 
 def test_what_is_held_back_is_scored_in_the_end(data, tmp_path):

@@ -46,8 +46,9 @@ class Stage:
         steps: number of optimiser steps.
         learning_rate: at the stage's first and last step; a cosine leads from one to the other.
         shape: size of a training image along the axes of the network's grid (R, A, S in 3D). With
-            raters it may be left out: the images are taken whole then. The prior and the posterior
-            of a Probabilistic U-Net average over all they see, at inference a whole image.
+            raters it may be left out: the images are taken whole then, a batch from those of one
+            size. The prior and the posterior of a Probabilistic U-Net average over all they see,
+            at inference a whole image.
         training_iterations: bounds of the mean-field iterations drawn at each step; None for the
             network's own.
         voxel_size: bounds of the isotropic voxel size drawn for each synthesised image, mm.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import SimpleITK as sitk
@@ -36,11 +37,13 @@ def write_contact_sheet(
     different = {(s.shape, s.voxel_size, s.synthesis): s for s in stages}
     rows = []
     for stage in different.values():
+        pairs = _pairs(source, stage, rng)
+        first = next(pairs)
+        pairs = itertools.chain([first], pairs)
         # In 3D sagittal, coronal and axial planes, a row each.
-        for axis in range(3) if len(stage.shape) == 3 else [None]:
+        for axis in range(3) if first[1].dim() == 3 else [None]:
             tiles = []
-            for _ in range(_PAIRS):
-                image, labels = (x.cpu() for x in source.draw(stage, rng))
+            for image, labels in itertools.islice(pairs, _PAIRS):
                 image = image[len(image) // 2]  # without its neighbours
                 if axis is not None:
                     middle = image.shape[axis] // 2
@@ -51,6 +54,12 @@ def write_contact_sheet(
     sheet = torch.cat(_padded(rows, 1), dim=0)
     pixels = (sheet.clamp(0, 1) * 255).round().to(torch.uint8).numpy()
     sitk.WriteImage(sitk.GetImageFromArray(pixels, isVector=True), str(path))
+
+
+def _pairs(source: Source, stage: Stage, rng: Generator) -> Iterator[tuple[Tensor, Tensor]]:
+    while True:
+        image, labels = source.draw(stage, rng)
+        yield image.cpu(), labels.cpu()
 
 
 def _upright(plane: Tensor) -> Tensor:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 from lightning.fabric import Fabric
@@ -57,19 +56,11 @@ def prepare(
         raise InputError(f"{folder}: is a file. Name a folder for the run.")
     folder.mkdir(parents=True, exist_ok=True)
     source, validation = read(config, data, folder, fabric)
-    if isinstance(source, RaterSource):
-        config = _with_shapes(config, source.whole)
     if config.stages and fabric.is_global_zero and not (folder / STATE_FILE).exists():
         colours = [c["color"] for c in config.classes or BRAIN_TISSUE_CLASSES]
         rng = Generator(fabric.device).manual_seed(config.seed)
         write_contact_sheet(folder / CONTACT_SHEET_FILE, source, config.stages, colours, rng)
     return Trainer(config, source, folder, fabric, validation, checkpoint)
-
-
-def _with_shapes(config: TrainingConfig, whole: tuple[int, ...]) -> TrainingConfig:
-    """Let stages that name no shape take whole images."""
-    stages = tuple(replace(stage, shape=stage.shape or whole) for stage in config.stages)
-    return replace(config, stages=stages)
 
 
 def launched_fabric(device: str) -> Fabric:

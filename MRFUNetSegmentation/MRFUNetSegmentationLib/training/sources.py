@@ -4,8 +4,10 @@ images and their raters."""
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -22,8 +24,11 @@ from .synthesis.draw import Draw
 # Voxels across the slab that slices are cut out of, and of those on either side that are only there
 # to be blurred into the others. The thicker the slab, the more its percentiles are the volume's.
 SLAB, MARGIN = 24, 2
-# Sides that a network of five levels can halve.
-_MULTIPLE = 32
+# Whole images share batches if their sides, rounded up to a multiple of this, are the same.
+_MULTIPLE = 8
+
+# Of a stage and a generator: an image (C, *shape), float32, and its labels (*shape), int64.
+Drawing = Callable[[Stage, Generator], tuple[Tensor, Tensor]]
 
 
 class Source(Protocol):
@@ -41,6 +46,15 @@ class Source(Protocol):
         Args:
             stage: what to draw.
             rng: source of all randomness, on the device.
+        """
+        ...
+
+    def for_batch(self, stage: Stage, rng: Generator) -> Drawing:
+        """Return what draws the pairs of one batch, all of a size.
+
+        Args:
+            stage: what will be drawn.
+            rng: of what they have in common.
         """
         ...
 
@@ -67,6 +81,10 @@ class SynthesisSource:
             self.label_maps[chosen], stage.synthesis, stage.shape, spacing, rng
         )
         return image[None], tissue
+
+    def for_batch(self, stage: Stage, rng: Generator) -> Drawing:
+        """Return `draw`; see `Source`."""
+        return self.draw
 
 
 class LesionSource:
@@ -112,6 +130,10 @@ class LesionSource:
             seen = slice(index - self.neighbours, index + self.neighbours + 1)
             return image[..., seen].movedim(-1, 0).float().contiguous(), labels[..., index]
         return image[None], labels
+
+    def for_batch(self, stage: Stage, rng: Generator) -> Drawing:
+        """Return `draw`; see `Source`."""
+        return self.draw
 
     def _slab(self, stage: Stage, draw: Draw) -> tuple[Tensor, Lesions]:
         """Return a random slab, synthesised now if it is not among those that are kept."""
@@ -159,7 +181,10 @@ def _inner(image: Tensor, lesions: Lesions) -> tuple[Tensor, Lesions]:
 
 
 class RaterSource:
-    """Parts of real images, each with the labels of a random one of its raters.
+    """Real images or parts of them, each with the labels of a random one of its raters.
+
+    Where a stage names no shape, images come whole, and those of a batch are of one size: what
+    averages over an image, as a prior does, would learn from padding that it never sees later.
 
     Training on a random rater at each step is what teaches a Probabilistic U-Net the raters'
     distribution (Kohl et al., NeurIPS 2018, section 4.1).
@@ -179,23 +204,45 @@ class RaterSource:
         self.images = [case.images.to(device) for case in cases]
         self.masks = [case.masks.to(device) for case in cases]
         self.marked = [case.masks.any(0).nonzero() for case in cases]
-
-    @property
-    def whole(self) -> tuple[int, ...]:
-        """The size of a part that holds any of the images whole, for networks of five levels."""
-        largest = torch.tensor([images.shape[2:] for images in self.images]).amax(0)
-        return tuple((-(-largest // _MULTIPLE) * _MULTIPLE).tolist())
+        self._alike: dict[tuple[int, ...], list[int]] = defaultdict(list)
+        for number in range(len(cases)):
+            self._alike[self._rounded(number)].append(number)
 
     def draw(self, stage: Stage, rng: Generator) -> tuple[Tensor, Tensor]:
-        """Return a pair; see `Source`."""
+        """Return a pair; see `Source`. Without a shape it is of any image's size."""
+        return self._drawn(range(len(self.cases)), stage, rng)
+
+    def for_batch(self, stage: Stage, rng: Generator) -> Drawing:
+        """Return `draw`, or what draws whole images of the size of a random one; see `Source`."""
+        if stage.shape:
+            return self.draw
+        # An image chosen like this, then one of its size: all are drawn equally often.
+        chosen = Draw(rng).integer(len(self.cases))
+        return partial(self._of_one_size, self._alike[self._rounded(chosen)])
+
+    def _rounded(self, number: int) -> tuple[int, ...]:
+        return tuple(-(-n // _MULTIPLE) * _MULTIPLE for n in self.images[number].shape[2:])
+
+    def _of_one_size(
+        self, numbers: Sequence[int], stage: Stage, rng: Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Return one of some cases' images whole, padded to the largest of theirs."""
+        sizes = [self.images[number].shape[2:] for number in numbers]
+        shape = tuple(map(max, zip(*sizes, strict=True)))
+        image, labels = self._drawn(numbers, stage, rng)
+        return _padded(image, shape), _padded(labels[None].float(), shape)[0].long()
+
+    def _drawn(self, numbers: Sequence[int], stage: Stage, rng: Generator) -> tuple[Tensor, Tensor]:
+        """Return a pair of one of some cases."""
         draw = Draw(rng)
-        number = draw.integer(len(self.cases))
+        number = numbers[draw.integer(len(numbers))]
         images, masks = self.images[number], self.masks[number]
+        shape = stage.shape or tuple(images.shape[2:])
         rater = draw.integer(len(masks))
-        index, centre = self._place(number, stage.shape, draw)
+        index, centre = self._place(number, shape, draw)
         augmentation = self.options.augmentation
         matrix = _random_matrix(augmentation, self.cases[number].spacing, draw)
-        grid = _sampling_grid(images.shape[2:], stage.shape, matrix, centre).to(images.device)
+        grid = _sampling_grid(images.shape[2:], shape, matrix, centre).to(images.device)
         image = _sampled(images[index], grid, "bilinear")
         labels = _sampled(masks[rater, index, None].float(), grid, "nearest")[0]
         return _with_intensities(image, augmentation, draw), labels.long()
@@ -251,6 +298,13 @@ def _sampling_grid(
 def _sampled(image: Tensor, grid: Tensor, mode: str) -> Tensor:
     """Return the values (C, *shape) of an image (C, *size) at a grid; 0 beyond its edge."""
     return functional.grid_sample(image[None], grid, mode=mode, align_corners=True)[0]
+
+
+def _padded(image: Tensor, shape: Sequence[int]) -> Tensor:
+    """Pad an image (C, *size) to a shape with the values at its border, as the networks do."""
+    missing = [n - own for n, own in zip(shape, image.shape[1:], strict=True)]
+    widths = [w for m in reversed(missing) for w in (m // 2, m - m // 2)]
+    return functional.pad(image[None], widths, mode="replicate")[0]
 
 
 def _with_intensities(image: Tensor, augmentation: Augmentation, draw: Draw) -> Tensor:

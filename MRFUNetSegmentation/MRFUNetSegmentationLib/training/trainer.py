@@ -35,6 +35,8 @@ _DRAW_STRIDE = 2_654_435_761
 # Added to the seed of what the network draws: by the same one, its draws would be those by which
 # the images were made.
 _OF_NETWORK = 2**31
+# Likewise, of what the images of a batch have in common.
+_OF_BATCH = 2**30
 
 
 class Trainer:
@@ -161,7 +163,6 @@ class Trainer:
         self.optimiser.zero_grad(set_to_none=True)
         total: dict[str, Tensor] = {}
         drawing = 0.0
-        voxels = math.prod(stage.shape)
         for batch in range(stage.accumulate):
             images, labels, seconds = self._batch(stage, batch)
             drawing += seconds
@@ -169,7 +170,7 @@ class Trainer:
             with self.fabric.no_backward_sync(self._parallel, enabled=waits):
                 terms = self._parallel(images, labels)
                 observed = self._observed(terms)
-                loss = self.objective.loss(terms, observed, self.step, voxels)
+                loss = self.objective.loss(terms, observed, self.step, labels[0].numel())
                 self.fabric.backward(loss / stage.accumulate)
             for name, value in {"loss": loss.detach(), **observed}.items():
                 total[name] = total.get(name, 0) + value / stage.accumulate
@@ -213,10 +214,13 @@ class Trainer:
         """Draw this process's batch of a step; return images, labels and the seconds it took."""
         start = time.perf_counter()
         first = (number * self.fabric.world_size + self.fabric.global_rank) * stage.batch_size
+        # The same for all processes: their images are of one size, as those of one larger batch.
+        rng = Generator(self.device).manual_seed(self._seed(number) + _OF_BATCH)
+        drawing = self.source.for_batch(stage, rng)
         pairs = []
         for draw in range(first, first + stage.batch_size):
             rng = Generator(self.device).manual_seed(self._seed(draw))
-            pairs.append(self.source.draw(stage, rng))
+            pairs.append(drawing(stage, rng))
         images, labels = (torch.stack(tensors) for tensors in zip(*pairs, strict=True))
         # What the network itself draws: iterations of the mean field, latents.
         torch.manual_seed(self._seed(first) + _OF_NETWORK)
