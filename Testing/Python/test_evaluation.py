@@ -951,11 +951,28 @@ def test_one_segmentation_stands_for_any_number_of_samples():
     assert list(found.distances) == [1, 16]
 
 
-def test_scans_on_different_grids_are_not_compared():
+GRID = Geometry((4, 5, 6), (1.0, 1.0, 5.5))
+
+
+@pytest.mark.parametrize(
+    ("other", "compared"),
+    [
+        (GRID, True),
+        (replace(GRID, origin=(0.4, 0.0, -2.0)), True),
+        (replace(GRID, size=(4, 5, 7)), False),
+        (replace(GRID, origin=(0.0, 0.0, 3.0)), False),
+        (replace(GRID, spacing=(1.0, 1.2, 5.5)), False),
+        (replace(GRID, direction=(1, 0, 0, 0, 1, 0, 0, 0, -1), origin=(0, 0, 27.5)), False),
+    ],
+)
+def test_scans_on_different_grids_are_not_compared(other, compared):
     results = Results(CaseList("t", ("a",), (Case("c", "c.nii"),)), ["m"])
-    scans = [(None, {"m": {"a": np.ones((n, 4, 4), bool)}}) for n in (4, 5)]
+    scans = [(g, {"m": {"a": np.ones(g.size[::-1], bool)}}) for g in (GRID, other)]
     _compare_scans("twin", scans, results)
-    assert results.consistency == {} and "not on one grid" in results.notes[0]
+    if compared:
+        assert results.consistency == {"m": {"twin": {"a": 1.0}}} and not results.notes
+    else:
+        assert results.consistency == {} and "not on one grid" in results.notes[0]
 
 
 def test_fluid_of_peers_counts_within_what_is_labelled():

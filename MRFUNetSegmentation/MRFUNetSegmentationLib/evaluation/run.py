@@ -13,7 +13,7 @@ import numpy as np
 
 from ..errors import InputError, MRFUNetError
 from ..inference.image_files import write_label_map
-from ..inference.volume import Volume
+from ..inference.volume import Geometry, Volume
 from ..training.metrics import dice
 from . import peers, pictures
 from .cases import MASK_OF_MODEL, Case, CaseList, LoadedCase, load_case
@@ -88,7 +88,7 @@ def evaluate(
         InputError: if no case's files fit.
     """
     results = Results(cases, [m.name for m in models] + list(peer_names))
-    kept: dict[str, list[tuple[Case, dict[str, Masks]]]] = {}
+    kept: dict[str, list[tuple[Geometry, dict[str, Masks]]]] = {}
     unusable: list[str] = []
     for case in cases.cases:
         try:
@@ -107,7 +107,7 @@ def evaluate(
             _compare_with_raters(model, loaded, results, report)
         results.panels[case.name] = _panels(loaded, masks, models, results)
         if case.subject:
-            kept.setdefault(case.subject, []).append((case, masks))
+            kept.setdefault(case.subject, []).append((loaded.volume.geometry, masks))
     if len(unusable) == len(cases.cases):
         raise InputError(f"No case can be used. {unusable[0]}")
     results.notes += unusable
@@ -218,17 +218,19 @@ def _seed(case: Case) -> int:
 
 
 def _compare_scans(
-    subject: str, scans: Sequence[tuple[Case, dict[str, Masks]]], results: Results
+    subject: str, scans: Sequence[tuple[Geometry, dict[str, Masks]]], results: Results
 ) -> None:
     """Mean Dice of each structure over all pairs of a subject's scans."""
+    first = scans[0][0]
+    if not all(first.has_voxels_of(geometry) for geometry, _ in scans):
+        results.notes.append(
+            f"{subject}: its scans are not on one grid, so not compared. Resample them to one."
+        )
+        return
     for method in results.methods:
         found = [masks[method] for _, masks in scans if method in masks]
         if len(found) < 2:
             continue
-        shapes = {m.shape for masks in found for m in masks.values()}
-        if len(shapes) > 1:
-            results.notes.append(f"{subject}: its scans are not on one grid, so not compared")
-            return
         results.consistency.setdefault(method, {})[subject] = {
             s: float(np.mean([dice(a[s], b[s]) for a, b in combinations(found, 2)]))
             for s in found[0]

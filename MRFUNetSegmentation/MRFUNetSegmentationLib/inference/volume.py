@@ -47,6 +47,20 @@ class Geometry:
         shear = round(abs(float(np.linalg.det(np.reshape(self.direction, (3, 3))))), 9)
         return float(np.prod(self.spacing)) * shear / 1000
 
+    def has_voxels_of(self, other: Geometry) -> bool:
+        """Whether each voxel is that of another geometry: nearer to it than to the next one."""
+        if self.size != other.size:
+            return False
+        corners = np.array(list(np.ndindex(2, 2, 2))) * np.subtract(self.size, 1)
+        places = corners @ other._to_place.T + np.subtract(other.origin, self.origin)
+        voxels = places @ np.linalg.inv(self._to_place).T
+        return bool(np.abs(voxels - corners).max() < 0.5)
+
+    @property
+    def _to_place(self) -> np.ndarray:
+        """Matrix (3, 3) from voxel indices i, j, k to mm from the origin."""
+        return np.reshape(self.direction, (3, 3)) * self.spacing
+
     def apply_to(self, image: sitk.Image) -> sitk.Image:
         """Give an image of the same size this place in space."""
         image.SetSpacing(self.spacing)
