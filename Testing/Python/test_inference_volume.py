@@ -145,6 +145,13 @@ def test_a_voxel_of_two_sizes(save, qform):
     assert len(others) == qform  # then it lies in two places, too
 
 
+def test_a_coronal_slice_of_two_dimensions(save):
+    path = save(sitk.GetImageFromArray(noise((20, 24))), "slice.nii")
+    with_header(path, 252, "i2", 0, 1)
+    with_header(path, 280, "f4", 1, 0, 0, 0, 0, 0, 1, 0, 0, 1, 0, 0)
+    refused(lambda: read_volume_file(path), str(path), "not axial", "volume of one slice")
+
+
 def test_a_slice_need_not_say_how_thick_it_is(save):
     path = save(sitk.GetImageFromArray(noise((1, 20, 20))), "image.nii")
     with_header(path, 252, "i2", 0, 1)

@@ -1,6 +1,7 @@
 """Training from real images with the masks of several raters: files, draws, scores, a run."""
 
 import csv
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,7 +25,7 @@ from MRFUNetSegmentationLib.training.config import (
     TrainingConfig,
     load_config,
 )
-from MRFUNetSegmentationLib.training.rater_data import RaterCase, read_rater_cases
+from MRFUNetSegmentationLib.training.rater_data import RaterCase, held_back, read_rater_cases
 from MRFUNetSegmentationLib.training.rater_validation import RaterValidation
 from MRFUNetSegmentationLib.training.run import prepare
 from MRFUNetSegmentationLib.training.sources import RaterSource
@@ -72,6 +73,13 @@ def write(path: Path, array: np.ndarray, direction=None, spacing=None) -> None:
     if direction:
         image.SetDirection(direction)
     sitk.WriteImage(image, str(path))
+
+
+def add(folder: Path, name: str, image: np.ndarray, mask: np.ndarray | None = None) -> None:
+    """Add an image, and a rater's mask of it."""
+    write(folder / "images" / name, image)
+    mask = disc(4).astype(np.uint8) if mask is None else mask
+    write(folder / "raters" / name.split(".")[0] / "rater.nii.gz", mask)
 
 
 @pytest.fixture
@@ -362,6 +370,58 @@ def test_a_network_of_single_slices_begins_one_that_sees_neighbours(data, tmp_pa
     torch.testing.assert_close(q.stddev, expected.stddev)
 
 
+def test_masks_that_programs_have_rounded_or_moved_a_little_count(data):
+    """Of floating point, with NaN outside, a slice as thick as the program likes."""
+    expected = disc(4).astype(np.uint8)
+    values = np.where(disc(4), 0.999999, 0.0)
+    values[0, 0] = np.nan
+    write(data / "raters/case1/b.nrrd", values[None], spacing=(1.002, 1, 5))
+    cases = read_rater_cases(load_config(config_file(data)), data)
+    (case,) = (c for c in cases.training if c.name == "case1")
+    np.testing.assert_array_equal(case.masks[0, 0].numpy(), np.flip(expected.T))
+
+
+def test_names_count_however_their_accents_are_written(data):
+    """As of a folder that was copied from a Mac."""
+    add(data, "Zu\u0308rich.nii.gz", disc(4) * 1.0)
+    (data / "raters/Zu\u0308rich").rename(data / "raters/Z\u00fcrich")
+    changes = ("held_back = []", 'held_back = ["Z\u00fcr*"]')
+    config = load_config(config_file(data, changes))
+    assert list(held_back(config, data)) == ["Z\u00fcrich"]
+    assert [c.name for c in read_rater_cases(config, data).training] == ["case1", "case2", "case3"]
+
+
+def test_what_was_trained_on_cannot_be_held_back_later(data, tmp_path):
+    few = ("steps = 30", "steps = 1")
+
+    def prepared(*changes):
+        config = load_config(config_file(data, few, *changes))
+        return prepare(config, data, tmp_path / "run", "cpu")
+
+    # Until a step was taken nothing is known of any case.
+    prepared(("held_back = []", 'held_back = ["case3"]'))
+    prepared().run(report=lambda line: None)
+    for later in (
+        ("held_back = []", 'held_back = ["case3"]'),
+        ('validation = ["case0"]', 'validation = ["case0", "case2"]'),
+    ):
+        with pytest.raises(InputError, match=r"trained on case[23].*Choose another folder"):
+            prepared(later)
+    assert prepared().best > -np.inf
+    # Another case to validate on, from those that it has not seen: the best is looked for anew.
+    add(data, "case4.nii.gz", disc(5) * 1.0)
+    again = prepared(('validation = ["case0"]', 'validation = ["case4"]'))
+    assert again.step == 2 and again.best == -np.inf
+    # Now case0 was trained on.
+    again.run(report=lambda line: None)
+    with pytest.raises(InputError, match="trained on case0"):
+        prepared()
+    # What is not there any more cannot be taken for unseen.
+    (data / "images/case0.nii.gz").unlink()
+    shutil.rmtree(data / "raters/case0")
+    assert prepared(('validation = ["case0"]', 'validation = ["case4"]')).step == 2
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
@@ -371,11 +431,39 @@ def test_a_network_of_single_slices_begins_one_that_sees_neighbours(data, tmp_pa
         ),
         (lambda d: write(d / "raters/case1/b.nii.gz", np.zeros((5, 5), np.uint8)), "not on its im"),
         (lambda d: write(d / "raters/case1/b.nii.gz", disc(4) * np.uint8(7)), r"has values \[0, 7"),
-        (lambda d: write(d / "images/case9.nii.gz", disc(4) * 1.0), "raters/case9: no such folder"),
+        (
+            lambda d: write(d / "images/case9.nii.gz", disc(4) * 1.0),
+            "image case9 has no masks.*Add",
+        ),
         (lambda d: write(d / "images/case1.nrrd", disc(4) * 1.0), "are both called case1"),
-        (lambda d: write(d / "images/new.nrrd", np.where(disc(4), np.nan, 1)), "not finite"),
+        (lambda d: add(d, "new.nrrd", np.where(disc(4), np.nan, 1)), "not finite"),
         # ITK reads these as 0.
-        (lambda d: write(d / "images/new.nii.gz", np.where(disc(4), np.nan, 1)), "not finite"),
+        (lambda d: add(d, "new.nii.gz", np.where(disc(4), np.nan, 1)), "not finite"),
+        (lambda d: write(d / "images/more/case9.nii.gz", disc(4) * 1.0), "images/more: is a fol"),
+        (
+            lambda d: write(d / "raters/case1/second/b.nii.gz", disc(4).astype(np.uint8)),
+            "case1/second: is a folder.*passed over",
+        ),
+        (
+            lambda d: write(d / "raters/case9/b.nii.gz", disc(4).astype(np.uint8)),
+            "raters/case9: there is no image of that name",
+        ),
+        (
+            lambda d: config_file(d, ("held_back = []", 'held_back = ["case0"]')),
+            "no image is left to validate on",
+        ),
+        (
+            lambda d: add(d, "new.nrrd", np.stack([disc(4) * 1.0] * 2)),
+            "it has 36 x 32 x 1 voxels, the image 36 x 32 x 2: several images in one file",
+        ),
+        (
+            lambda d: add(d, "new.nrrd", np.stack([disc(4) * 1.0] * 3, -1)),
+            "holds 3 values a voxel.*save the one to train on",
+        ),
+        (
+            lambda d: write(d / "raters/case1/b.nrrd", disc(4) * 0.9),
+            r"has values \[0.0, 0.9",
+        ),
         (
             lambda d: write(
                 d / "raters/case1/b.nii.gz", np.uint8(255) * disc(4) - np.uint8(9) * disc(2)
@@ -397,7 +485,7 @@ def test_a_network_of_single_slices_begins_one_that_sees_neighbours(data, tmp_pa
         (lambda d: config_file(d, ("held_back = []", 'held_back = ["*"]')), "no image is left"),
         (
             lambda d: config_file(d, ('masks = "raters"', 'masks = "no"')),
-            "no/case0: no such folder",
+            "no: no such folder",
         ),
     ],
 )

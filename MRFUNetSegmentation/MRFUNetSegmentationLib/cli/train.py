@@ -76,6 +76,10 @@ def run(options: argparse.Namespace) -> int:
         print(f"{state} at step {trainer.step} of {config.steps}")
         if trainer.checkpoint_file.exists():
             print(f"best network: {trainer.checkpoint_file}")
+        if config.raters is not None and config.raters.held_back:
+            print(f"held back, for mrfunet evaluate: {options.output / HELD_BACK_FILE}")
+        elif config.raters is not None:
+            print("no image was held back (raters.held_back), so none is left to evaluate it on")
     return leave(0)
 
 

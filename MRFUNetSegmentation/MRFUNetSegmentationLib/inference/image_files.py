@@ -75,6 +75,12 @@ def _read_file(path: Path) -> tuple[sitk.Image, tuple[str, ...]]:
                 f"{path}: the axes of the voxels are not at right angles (sheared). Resample the "
                 "volume first, in Slicer with Resample Scalar/Vector/DWI Volume."
             ) from error
+        if "determinant is 0" in str(error):
+            raise InputError(
+                f"{path}: the directions of the image's axes are not independent, as those of a "
+                "slice that is not axial in a NIfTI of two dimensions. Save it as a volume of one "
+                "slice."
+            ) from error
         raise InputError(
             f"{path}: the file cannot be read as an image ({reason}). Check that it is whole and "
             "of a known format (NIfTI, NRRD, MHA, DICOM)."

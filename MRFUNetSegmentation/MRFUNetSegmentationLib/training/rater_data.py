@@ -16,7 +16,8 @@ and intensities are normalised over each file, as there.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -39,8 +40,10 @@ from .config import TrainingConfig
 WHITE = 255
 # Files that systems put into folders.
 _FOREIGN = ("thumbs.db", "desktop.ini")
-# Largest difference of two files' positions in space that are meant to be the same, mm.
-_TOLERANCE = 0.01
+# Values of masks may differ from whole numbers by so much.
+_ROUNDING = 0.01
+# So much less than their voxels' sizes lie files apart that are meant to be on one grid, mm.
+_SAME = 0.01
 
 
 @dataclass(frozen=True)
@@ -95,23 +98,48 @@ def read_rater_cases(config: TrainingConfig, data: Path) -> RaterCases:
     Raises:
         InputError: naming the file or folder that does not fit, or the pattern that names no case.
     """
-    raters = config.raters
-    images = _images(data / raters.images)
+    files = _files_of_cases(config, data)
+    split = _split(files, config, data)
+    training, validation = (
+        tuple(_read_case(name, *files[name], config) for name in names)
+        for names in (split.training, split.validation)
+    )
+    return RaterCases(training, validation)
+
+
+@dataclass(frozen=True)
+class Split:
+    """Names of the cases of a run."""
+
+    training: tuple[str, ...]
+    validation: tuple[str, ...]
+    held_back: tuple[str, ...]
+
+
+def split_of(config: TrainingConfig, data: Path) -> Split:
+    """Return which cases are for what; see `read_rater_cases`."""
+    return _split(_files_of_cases(config, data), config, data)
+
+
+def _split(files: Iterable[str], config: TrainingConfig, data: Path) -> Split:
+    raters, folder = config.raters, data / config.raters.images
     for pattern in (*raters.validation, *raters.held_back):
-        if not any(fnmatch(name, pattern) for name in images):
+        if not _matching(files, [pattern]):
             raise InputError(
-                f"{data / raters.images}: no image is called {pattern}. Correct the "
-                "configuration's raters.validation or raters.held_back: names are without suffix."
+                f"{folder}: no image is called {pattern}. Correct the configuration's "
+                "raters.validation or raters.held_back: names are without suffix."
             )
-    training, validation = [], []
-    for name, path in images.items():
-        if _named(name, raters.held_back):
-            continue
-        kind = validation if _named(name, raters.validation) else training
-        kind.append(_read_case(name, path, data / raters.masks / name, config))
+    back = _matching(files, raters.held_back)
+    for_validation = _matching(files, raters.validation)
+    if for_validation and for_validation <= back:
+        raise InputError(
+            f"{folder}: no image is left to validate on, for raters.held_back names all of "
+            "raters.validation. Name others in one of them."
+        )
+    training = tuple(name for name in files if name not in back | for_validation)
     if not training:
-        raise InputError(f"{data / raters.images}: no image is left to train on.")
-    return RaterCases(tuple(training), tuple(validation))
+        raise InputError(f"{folder}: no image is left to train on.")
+    return Split(training, tuple(sorted(for_validation - back)), tuple(sorted(back)))
 
 
 def held_back(config: TrainingConfig, data: Path) -> dict[str, tuple[str, list[str]]]:
@@ -121,25 +149,51 @@ def held_back(config: TrainingConfig, data: Path) -> dict[str, tuple[str, list[s
         config: a run whose `raters` are given.
         data: folder below which they lie; the paths are relative to it.
     """
-    raters = config.raters
+    files = _files_of_cases(config, data)
     return {
         name: (
-            f"{raters.images}/{image.name}",
-            [f"{raters.masks}/{name}/{mask.name}" for mask in _files(data / raters.masks / name)],
+            files[name][0].relative_to(data).as_posix(),
+            [mask.relative_to(data).as_posix() for mask in files[name][1]],
         )
-        for name, image in _images(data / raters.images).items()
-        if _named(name, raters.held_back)
+        for name in _split(files, config, data).held_back
     }
 
 
-def _named(name: str, patterns: Sequence[str]) -> bool:
-    return any(fnmatch(name, pattern) for pattern in patterns)
+def _matching(names: Iterable[str], patterns: Sequence[str]) -> set[str]:
+    return {name for name in names for p in patterns if fnmatch(name, _composed(p))}
+
+
+def _composed(name: str) -> str:
+    """Return a name with letters and accents in one; some systems write them apart."""
+    return unicodedata.normalize("NFC", name)
+
+
+def _files_of_cases(config: TrainingConfig, data: Path) -> dict[str, tuple[Path, list[Path]]]:
+    """Return each case's image and masks, by its name.
+
+    Raises:
+        InputError: naming the file or folder that is missing, or would be passed over.
+    """
+    images_folder, masks_folder = data / config.raters.images, data / config.raters.masks
+    images = _images(images_folder)
+    folders = {_composed(p.name): p for p in _entries(masks_folder) if p.is_dir()}
+    if lost := sorted(images.keys() - folders.keys()):
+        raise InputError(
+            f"{images_folder}: the image {lost[0]} has no masks, for there is no folder "
+            f"{masks_folder / lost[0]}. Add its raters' masks, or take the image out."
+        )
+    if lost := sorted(folders.keys() - images.keys()):
+        raise InputError(
+            f"{folders[lost[0]]}: there is no image of that name in {images_folder}. Add it, or "
+            "take the folder out."
+        )
+    return {name: (path, _files(folders[name])) for name, path in images.items()}
 
 
 def _images(folder: Path) -> dict[str, Path]:
     images: dict[str, Path] = {}
     for path in _files(folder):
-        name = Path(path.name.removesuffix(".gz")).stem
+        name = _composed(Path(path.name.removesuffix(".gz")).stem)
         if name in images:
             raise InputError(
                 f"{folder}: {images[name].name} and {path.name} are both called {name}. "
@@ -150,19 +204,27 @@ def _images(folder: Path) -> dict[str, Path]:
 
 
 def _files(folder: Path) -> list[Path]:
+    entries = _entries(folder)
+    if folders := [p for p in entries if p.is_dir()]:
+        raise InputError(
+            f"{folders[0]}: is a folder, and what is in it would be passed over. Put its files "
+            f"into {folder} itself, or take it out."
+        )
+    if not entries:
+        raise InputError(f"{folder}: the folder holds no files.")
+    return entries
+
+
+def _entries(folder: Path) -> list[Path]:
+    """Return what a folder holds, but for what systems put there."""
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder. Check --data and the configuration's raters.")
-    files = sorted(
-        p
-        for p in folder.iterdir()
-        if p.is_file() and not p.name.startswith(".") and p.name.lower() not in _FOREIGN
+    return sorted(
+        p for p in folder.iterdir() if not p.name.startswith(".") and p.name.lower() not in _FOREIGN
     )
-    if not files:
-        raise InputError(f"{folder}: the folder holds no files.")
-    return files
 
 
-def _read_case(name: str, path: Path, folder: Path, config: TrainingConfig) -> RaterCase:
+def _read_case(name: str, path: Path, masks: Sequence[Path], config: TrainingConfig) -> RaterCase:
     image = _read(path)
     values = sitk.GetArrayFromImage(image)
     if not np.isfinite(values).all():
@@ -173,17 +235,17 @@ def _read_case(name: str, path: Path, folder: Path, config: TrainingConfig) -> R
     _check_size(path, image, grid, axis, config.card.slice_plane)
     volume = normalised(values, grid, NORMALISATION)
     number = len(config.classes) or config.network.classes
-    masks = torch.stack([_labels(p, image, has_place(path), grid, number) for p in _files(folder)])
+    labels = torch.stack([_labels(p, image, has_place(path), grid, number) for p in masks])
 
     spacing = grid.spacing
     if axis is None:
-        volume, masks = volume[None, None], masks[:, None]
+        volume, labels = volume[None, None], labels[:, None]
     else:
         distance = config.card.voxel_size[axis] / spacing[axis]
         volume = with_neighbours(volume, axis, config.card.neighbours, distance)
-        volume, masks = volume.movedim(axis + 1, 0), masks.movedim(axis + 1, 1)
+        volume, labels = volume.movedim(axis + 1, 0), labels.movedim(axis + 1, 1)
         spacing = tuple(s for a, s in enumerate(spacing) if a != axis)
-    return RaterCase(name, volume.contiguous(), masks.contiguous(), spacing)
+    return RaterCase(name, volume.contiguous(), labels.contiguous(), spacing)
 
 
 def _check_size(
@@ -218,7 +280,11 @@ def _labels(path: Path, image: sitk.Image, placed: bool, grid: ModelGrid, number
             f"{path}: the mask is not on its image's grid ({difference}). Resample it to the "
             "image, or correct the headers if they are of one grid."
         )
-    labels = sitk.GetArrayFromImage(mask)
+    values = np.nan_to_num(sitk.GetArrayFromImage(mask), nan=0.0)
+    whole = np.rint(values)
+    with np.errstate(invalid="ignore"):  # the difference of infinite ones
+        rounded = (np.abs(whole - values) <= _ROUNDING).all()
+    labels = whole.astype(np.int64) if rounded else values  # which is refused below
     found = np.unique(labels)
     if number == 2 and found[-1] == WHITE and np.isin(found, (0, WHITE)).all():
         labels = (labels == WHITE).astype(np.uint8)
@@ -235,32 +301,44 @@ def _labels(path: Path, image: sitk.Image, placed: bool, grid: ModelGrid, number
 
 
 def _difference(mask: sitk.Image, image: sitk.Image, in_space: bool) -> str:
-    """Return in what two grids differ; empty if in nothing.
+    """Return in what two grids differ; empty if in nothing that matters.
 
     Args:
         mask: on one.
         image: on the other.
         in_space: False where only their sizes count, for one of the files has no place.
     """
-    kinds = [("voxels", mask.GetSize(), image.GetSize())]
-    if in_space:
-        kinds += [
-            ("a voxel size of", mask.GetSpacing(), image.GetSpacing()),
-            ("its first voxel at", mask.GetOrigin(), image.GetOrigin()),
-            ("directions of", mask.GetDirection(), image.GetDirection()),
-        ]
+    sizes = mask.GetSize(), image.GetSize()
+    if sizes[0] != sizes[1]:
+        one, other = (" x ".join(map(str, size)) for size in sizes)
+        difference = f"it has {one} voxels, the image {other}"
+        if sizes[0][:2] == sizes[1][:2] and sizes[0][2] == 1:
+            difference += ": several images in one file? Save the one to train on as its own"
+        return difference
+    if not in_space or Geometry.from_image(image).has_voxels_of(Geometry.from_image(mask)):
+        return ""
+    kinds = (
+        ("a voxel size of", mask.GetSpacing(), image.GetSpacing()),
+        ("its first voxel at", mask.GetOrigin(), image.GetOrigin()),
+        ("directions of", mask.GetDirection(), image.GetDirection()),
+    )
     for kind, its, images in kinds:
-        if not np.allclose(its, images, atol=_TOLERANCE):
+        if not np.allclose(its, images, rtol=0, atol=_SAME):
             one, other = (" x ".join(f"{n:.4g}" for n in numbers) for numbers in (its, images))
             return f"it has {kind} {one}, the image {other}"
-    return ""
+    return "its voxels lie beside the image's"
 
 
 def _read(path: Path) -> sitk.Image:
     """Read a file as a volume of scalars."""
     image = read_image(path)
     if image.GetNumberOfComponentsPerPixel() != 1:
-        raise InputError(f"{path}: the file is in colour. Make it greyscale.")
+        number = image.GetNumberOfComponentsPerPixel()
+        raise InputError(
+            f"{path}: the file holds {number} values a voxel, and a model takes one. Make a "
+            "picture in colours greyscale; of several sequences save the one to train on as a file "
+            "of its own."
+        )
     if image.GetDimension() != 3:
         raise InputError(f"{path}: the file has {image.GetDimension()} dimensions, not 2 or 3.")
     return image

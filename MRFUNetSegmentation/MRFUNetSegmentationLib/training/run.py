@@ -19,8 +19,9 @@ from .contact_sheet import write_contact_sheet
 from .labels import read_label_maps
 from .lesion_validation import lesion_cases
 from .lesions import read_lesion_maps
-from .rater_data import read_rater_cases
+from .rater_data import read_rater_cases, split_of
 from .rater_validation import RaterValidation
+from .seen_cases import SeenCases, write_seen
 from .sources import LesionSource, RaterSource, Source, SynthesisSource
 from .trainer import STATE_FILE, Trainer
 from .validation import TissueValidation, Validation
@@ -56,11 +57,22 @@ def prepare(
         raise InputError(f"{folder}: is a file. Name a folder for the run.")
     folder.mkdir(parents=True, exist_ok=True)
     source, validation = read(config, data, folder, fabric)
+    split = split_of(config, data) if config.raters is not None else None
+    before = SeenCases.of(folder)
+    if split and before:
+        before.check(split, folder)
     if config.stages and fabric.is_global_zero and not (folder / STATE_FILE).exists():
         colours = [c["color"] for c in config.classes or BRAIN_TISSUE_CLASSES]
         rng = Generator(fabric.device).manual_seed(config.seed)
         write_contact_sheet(folder / CONTACT_SHEET_FILE, source, config.stages, colours, rng)
-    return Trainer(config, source, folder, fabric, validation, checkpoint)
+    trainer = Trainer(config, source, folder, fabric, validation, checkpoint)
+    if split:
+        if before and before.validation != {*split.validation}:
+            trainer.forget_best()
+        fabric.barrier()  # all processes have read what the first one writes now
+        if fabric.is_global_zero:
+            write_seen(folder, split, before)
+    return trainer
 
 
 def launched_fabric(device: str) -> Fabric:

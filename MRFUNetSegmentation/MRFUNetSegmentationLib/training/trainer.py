@@ -108,6 +108,10 @@ class Trainer:
         out_of_patience = patience is not None and self.stale >= patience
         return self.step >= self.config.steps or out_of_patience
 
+    def forget_best(self) -> None:
+        """Let the next validation find the best network anew: those until now do not compare."""
+        self.best, self.stale = -math.inf, 0
+
     def run(self, seconds: float = math.inf, report: Callable[[str], None] = print) -> bool:
         """Train to the end, or for about `seconds` and at least a step; return whether it is over.
 
@@ -125,7 +129,7 @@ class Trainer:
             if self.step == self.config.latent_from:
                 # Until now samples differed by a latent that had learned nothing, at times by about
                 # as much as raters do: no network to keep, or to be better than.
-                self.best, self.stale = -math.inf, 0
+                self.forget_best()
             meter.add(*self._train_step())
             self.step += 1
             if log and self.step % _LOG_EVERY == 0:

@@ -1,0 +1,50 @@
+"""Which cases a run has trained on, so that none of them counts as unseen when it goes on."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import InputError
+from .rater_data import Split
+from .trainer import STATE_FILE
+
+CASES_FILE = "cases.json"
+
+
+@dataclass(frozen=True)
+class SeenCases:
+    """Names of the cases that a run was given until now."""
+
+    training: frozenset[str]
+    validation: frozenset[str]
+
+    @classmethod
+    def of(cls, folder: Path) -> SeenCases | None:
+        """Return those of the run that a folder holds; None if it holds none or does not say."""
+        if not (folder / STATE_FILE).exists() or not (folder / CASES_FILE).exists():
+            return None
+        stored = json.loads((folder / CASES_FILE).read_text(encoding="utf-8"))
+        return cls(frozenset(stored["training"]), frozenset(stored["validation"]))
+
+    def check(self, split: Split, folder: Path) -> None:
+        """Check that none that the run was given to train on is to count as unseen.
+
+        Raises:
+            InputError: naming one that is held back or validated on now.
+        """
+        if seen := sorted(self.training & {*split.validation, *split.held_back}):
+            raise InputError(
+                f"{folder}: the run in this folder was trained on {seen[0]}, so it can neither be "
+                "held back nor validated on. Choose another folder, or correct raters.held_back "
+                "and raters.validation."
+            )
+
+
+def write_seen(folder: Path, split: Split, before: SeenCases | None) -> None:
+    """Write a run's cases to its folder, with those that it was given to train on before."""
+    training = {*split.training, *(before.training if before else ())}
+    stored = {"training": sorted(training), "validation": sorted(split.validation)}
+    text = json.dumps(stored, indent=2, ensure_ascii=False)
+    (folder / CASES_FILE).write_text(text, encoding="utf-8")
