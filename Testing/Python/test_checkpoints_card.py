@@ -90,6 +90,29 @@ def test_network_voxel_size_is_kept_and_refused_where_nothing_uses_it(tiny_card)
             ModelCard.from_dict(refused)
 
 
+def test_window_of_intensities(card):
+    window = {"method": "window", "window": [-160, 240]}
+    kept = ModelCard.from_dict({**card, "input": {**card["input"], "normalisation": window}})
+    assert kept.input.normalisation == window
+    assert ModelCard.from_dict(kept.to_dict()) == kept
+
+
+@pytest.mark.parametrize(
+    ("normalisation", "message"),
+    [
+        ({"method": "window"}, "a window belongs to the method window"),
+        ({"method": "percentile", "window": [0, 1]}, "a window belongs to the method window"),
+        ({"method": "window", "window": [1, 1]}, "two finite numbers in order"),
+        ({"method": "window", "window": [0, float("inf")]}, "two finite numbers in order"),
+        ({"method": "window", "window": [float("nan"), 0]}, "two finite numbers in order"),
+        ({"method": "window", "window": [0]}, "input.normalisation.window"),
+    ],
+)
+def test_defects_of_a_window_are_named(card, normalisation, message):
+    with pytest.raises(CheckpointError, match=message):
+        ModelCard.from_dict({**card, "input": {**card["input"], "normalisation": normalisation}})
+
+
 def test_dict_is_the_callers_own(tiny_card):
     before = copy.deepcopy(tiny_card)
     changed = tiny_card.to_dict()

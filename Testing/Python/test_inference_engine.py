@@ -208,6 +208,17 @@ def test_grey_values_are_no_outliers():
     assert np.array_equal(normalise.without_outliers(array), array)
 
 
+@pytest.mark.parametrize("window", [[1e6, 2e6], [-2e6, -1e6]])
+def test_a_volume_outside_of_the_models_window_is_said(tiny_checkpoint, window):
+    checkpoint = load_checkpoint(tiny_checkpoint)
+    normalisation = {"method": "window", "window": window}
+    input_ = replace(checkpoint.card.input, normalisation=normalisation)
+    checkpoint = replace(checkpoint, card=replace(checkpoint.card, input=input_))
+    array = head((20, 24, 28))
+    (warning,) = Segmenter(checkpoint, "cpu").segment(Volume(array, geometry(array))).warnings
+    assert f"between {window[0]:g} and {window[1]:g}" in warning
+
+
 def test_what_is_said_of_a_volume_is_said_of_the_result(segmenter):
     array = head()
     volume = Volume(array, geometry(array), ("It is upside down.",))

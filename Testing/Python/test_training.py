@@ -110,6 +110,7 @@ def test_shipped_configurations_are_valid():
         ("[1e-2, 1e-3]", "[1e-2]", r"stages\[0\].learning_rate: expected 2 entries"),
         ("iterations = 2", "iterations = 0", "network: mean-field iterations"),
         ("classes = 5", "classes = ", "Invalid value"),
+        ("[card]", "[card]\nwindow = [0, 1]", "card.window: only with raters"),
         ("classes = 5", 'type = "mrf"', "network.type: expected one of mrf-unet, probabilistic"),
         ("classes = 5", "dim = 2", "network.dim: .* in 3D only"),
         ("seed = 3", 'seed = 3\nprecision = "16"', "precision: must be one of auto, bf16-mixed"),

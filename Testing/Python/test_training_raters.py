@@ -341,6 +341,25 @@ def test_training_sees_an_image_as_the_engine_does(data, tmp_path, image):
     assert case.images.std() > 0.2
 
 
+def test_a_window_takes_the_place_of_percentiles(data, tmp_path):
+    """In training, in the card and in use; what fills the rest of a CT plays no part."""
+    write(data / "images/case1.nii.gz", _ct())
+    window = ('slice_plane = "axial"', 'slice_plane = "axial"\nwindow = [-160, 240]')
+    config = load_config(config_file(data, window, ('validation = ["case0"]', "validation = []")))
+    (case,) = (c for c in read_rater_cases(config, data).training if c.name == "case1")
+    expected = torch.from_numpy(((_ct() + 160.0) / 400).clip(0, 1)).float()
+    torch.testing.assert_close(case.images[0, 0].T.flip(0, 1), expected)
+    trainer = prepare(config, data, tmp_path / "run", "cpu")
+    trainer._validate(None, print)
+    checkpoint = load_checkpoint(trainer.checkpoint_file)
+    assert checkpoint.card.input.normalisation == {"method": "window", "window": [-160, 240]}
+    seen = []
+    features = checkpoint.network.features
+    checkpoint.network.features = lambda x: (seen.append(x.clone()), features(x))[1]
+    Segmenter(checkpoint, "cpu").segment(read_volume_file(data / "images/case1.nii.gz"))
+    assert torch.equal(torch.cat(seen), case.images)
+
+
 def test_an_image_of_one_value_is_black(data):
     write(data / "images/case1.nii.gz", np.full((32, 36), 7.0, np.float32))
     cases = read_rater_cases(load_config(config_file(data)), data)
@@ -510,6 +529,13 @@ def test_defects_of_the_data_are_named(data, spoil, message):
         ('slice_plane = "axial"', "neighbours = 1", "card.neighbours: only of 2D networks"),
         ('slice_plane = "axial"', "neighbours = 9", r"card.neighbours: must lie in 0\.\.8"),
         ('slice_plane = "axial"', "", "card.slice_plane: missing"),
+        (
+            'slice_plane = "axial"',
+            'slice_plane = "axial"\nwindow = [240, -160]',
+            r"card: window must be two finite numbers in order, got \[240.0, -160.0\]",
+        ),
+        ('slice_plane = "axial"', "window = [-inf, 240]", "card: window must be two finite"),
+        ('slice_plane = "axial"', "window = [240]", "card.window: expected 2 entries, got 1"),
         ('name = "raters-2d"', 'name = "Growth 2D"', "name: 'Growth 2D' must be of small letters"),
         ("\nclasses = 1", "\nclasses = 3", "network.classes: 3 is for 3 classes, .* and 2 are"),
         ("beta = 1.0", "target = 0", "elbo: target must be above 0"),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import re
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache
@@ -90,7 +92,9 @@ class InputSpec:
         modality: in words.
         voxel_size: mm, along the axes of `orientation`, of the grid on which a volume is segmented.
         orientation: three letters, the directions in which the axes of the network's grid run.
-        normalisation: {"method": "percentile", "low": …, "high": …} or {"method": "none"}.
+        normalisation: {"method": "percentile", "low": …, "high": …}, {"method": "window",
+            "window": [low, high]} with values of the image (CT: HU) that become 0 and 1, or
+            {"method": "none"}.
         slice_plane: "axial", "coronal" or "sagittal" for a 2D network, which takes a volume
             slice by slice; None for a 3D one.
         neighbours: slices on either side that a 2D network sees beside each slice, as further
@@ -178,7 +182,7 @@ class ModelCard:
                 modality=card["input"]["modality"],
                 voxel_size=_sizes(card["input"]["voxel_size"]),
                 orientation=card["input"]["orientation"],
-                normalisation=dict(card["input"]["normalisation"]),
+                normalisation=deepcopy(card["input"]["normalisation"]),
                 slice_plane=card["input"].get("slice_plane"),
                 neighbours=card["input"].get("neighbours", 0),
                 network_voxel_size=_sizes(card["input"].get("network_voxel_size")),
@@ -205,7 +209,7 @@ class ModelCard:
                 "modality": self.input.modality,
                 "voxel_size": list(self.input.voxel_size),
                 "orientation": self.input.orientation,
-                "normalisation": dict(self.input.normalisation),
+                "normalisation": deepcopy(self.input.normalisation),
                 **({"slice_plane": plane} if plane else {}),
                 **({"neighbours": self.input.neighbours} if self.input.neighbours else {}),
                 **({"network_voxel_size": list(seen)} if seen else {}),
@@ -253,6 +257,12 @@ def schema() -> dict[str, Any]:
     return json.loads(_SCHEMA_FILE.read_text(encoding="utf-8"))
 
 
+def is_window(values: Sequence[float]) -> bool:
+    """Whether two values are finite and in order, so that they can become 0 and 1."""
+    low, high = values
+    return low < high and math.isfinite(high - low)
+
+
 def _inconsistencies(card: dict[str, Any]) -> list[str]:
     """What a schema cannot say: classes are numbered as channels, and told apart by name."""
     values = [c["value"] for c in card["classes"]]
@@ -273,6 +283,12 @@ def _inconsistencies(card: dict[str, Any]) -> list[str]:
         return ["input.neighbours: only of 2D networks, which have a slice_plane"]
     if "network_voxel_size" in card["input"] and (samples or "slice_plane" in card["input"]):
         return ["input.network_voxel_size: only of 3D networks that give one segmentation"]
+    normalisation = card["input"]["normalisation"]
+    window = normalisation.get("window")
+    if (window is not None) != (normalisation["method"] == "window"):
+        return ["input.normalisation: a window belongs to the method window, and to no other"]
+    if window and not is_window(window):
+        return [f"input.normalisation.window: must be two finite numbers in order, got {window}"]
     axes = {frozenset("LR"), frozenset("PA"), frozenset("IS")}
     letters = card["input"]["orientation"]
     if {pair for pair in axes for letter in letters if letter in pair} != axes:

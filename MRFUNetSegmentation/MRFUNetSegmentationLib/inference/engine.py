@@ -379,6 +379,12 @@ class Segmenter:
         with run.checking():
             image = normalised(volume.array, grid, card.normalisation)
             box = self._occupied(image)
+        window = card.normalisation.get("window")
+        if window and image.min() == image.max():
+            run.warn(
+                f"No value of the volume lies between {window[0]:g} and {window[1]:g}, which is "
+                f"what the model looks at ({card.modality}): it sees nothing."
+            )
         return image, ToVolume(self.checkpoint.card, grid, box)
 
     def _segmentation(
@@ -402,11 +408,12 @@ class Segmenter:
 
     def _occupied(self, image: Tensor) -> tuple[slice, slice, slice]:
         """Box of what is not empty background, with a margin; all where that is not known."""
-        card = self.checkpoint.card
-        as_stored = card.input.normalisation["method"] == "none"
+        everything = tuple(slice(0, n) for n in image.shape)
+        as_stored = self.checkpoint.card.input.normalisation["method"] == "none"
         if as_stored or not self.predictor.crops:
-            return tuple(slice(0, n) for n in image.shape)
-        return occupied_box((image > 0).numpy(), _MARGIN)
+            return everything
+        # Below a window of intensities all is empty.
+        return occupied_box((image > 0).numpy(), _MARGIN) or everything
 
     def _step_down(self, shape: Sequence[int] | None, run: Run) -> None:
         smaller = self.predictor.batches.smaller(shape) if shape else None

@@ -37,6 +37,11 @@ def normalised(array: np.ndarray, grid: ModelGrid, normalisation: dict[str, Any]
     """
     if normalisation["method"] == "none":
         return grid.to_model(array)
+    if normalisation["method"] == "window":
+        low, high = normalisation["window"]
+        unit = torch.from_numpy(array.astype(np.float64))
+        unit = unit.sub_(low).div_(high - low).clamp_(0, 1)
+        return grid.to_model(unit.numpy())
     # To 0..1 first: 64-bit integers and doubles need not fit float32. By torch, so that a
     # cancelled run ends in between.
     unit = torch.from_numpy(without_padding(without_outliers(array.astype(np.float64))))

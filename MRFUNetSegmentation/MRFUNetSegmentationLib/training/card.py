@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..checkpoints.card import FORMAT_VERSION, ModelCard
-from .config import TrainingConfig
+from .config import CardText, TrainingConfig
 from .labels import GREY_MATTER, VENTRICLES, WHITE_MATTER
 
 ORIENTATION = "RAS"
@@ -16,6 +16,13 @@ _ANATOMICAL_STRUCTURE = {
     "value": "123037004",
     "meaning": "Anatomical Structure",
 }
+
+
+def normalisation(text: CardText) -> dict[str, Any]:
+    """Return how intensities are normalised, as of `InputSpec`."""
+    if text.window is None:
+        return NORMALISATION
+    return {"method": "window", "window": list(text.window)}
 
 
 def _segment(value: int, name: str, color: list[int], code: str, meaning: str) -> dict[str, Any]:
@@ -71,7 +78,7 @@ def trained_card(config: TrainingConfig, steps: int, metrics: dict[str, Any]) ->
                 "modality": text.modality,
                 "voxel_size": list(text.voxel_size),
                 "orientation": ORIENTATION,
-                "normalisation": NORMALISATION,
+                "normalisation": normalisation(text),
                 **plane,
                 **seen,
             },

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoints.architectures import ARCHITECTURES
+from ..checkpoints.card import is_window
 from ..errors import MRFUNetError
 from ..networks import MRFUNetConfig, ProbabilisticUNetConfig
 from .labels import CSF
@@ -280,7 +281,10 @@ class ElboConfig:
 
 @dataclass(frozen=True)
 class CardText:
-    """What the model card says beside what follows from the run; see `checkpoints.card`."""
+    """What the model card says beside what follows from the run; see `checkpoints.card`.
+
+    With raters' images, `window` gives the values that become 0 and 1 in place of percentiles.
+    """
 
     title: str
     description: str
@@ -294,6 +298,13 @@ class CardText:
     neighbours: int = 0
     network_voxel_size: tuple[float, float, float] | None = None
     intensities: bool = False
+    window: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        if self.window is not None and not is_window(self.window):
+            raise ConfigError(
+                f"window must be two finite numbers in order, got {list(self.window)}"
+            )
 
 
 @dataclass(frozen=True)
@@ -383,6 +394,8 @@ class TrainingConfig:
             )
         if self.logit_offsets and not isinstance(self.network, MRFUNetConfig):
             raise ConfigError("logit_offsets: only an MRF-UNet takes them")
+        if self.card.window is not None and self.raters is None:
+            raise ConfigError("card.window: only with raters; synthetic images have no such values")
         self._check_channels()
         self._check_stages()
         self._check_plane()

@@ -33,7 +33,7 @@ from ..inference.grid import ModelGrid
 from ..inference.image_files import has_place, read_image
 from ..inference.normalise import normalised
 from ..inference.volume import MINIMUM_SIDE, Geometry
-from .card import NORMALISATION, ORIENTATION
+from .card import ORIENTATION, normalisation
 from .config import TrainingConfig
 
 # What programs for pictures make of 1 in a mask of two classes.
@@ -233,7 +233,7 @@ def _read_case(name: str, path: Path, masks: Sequence[Path], config: TrainingCon
     voxel_size = [None if a == axis else v for a, v in enumerate(config.card.voxel_size)]
     grid = ModelGrid.of(Geometry.from_image(image), voxel_size, ORIENTATION)
     _check_size(path, image, grid, axis, config.card.slice_plane)
-    volume = normalised(values, grid, NORMALISATION)
+    volume = normalised(values, grid, normalisation(config.card))
     number = len(config.classes) or config.network.classes
     labels = torch.stack([_labels(p, image, has_place(path), grid, number) for p in masks])
 
