@@ -53,6 +53,7 @@ def run(options: argparse.Namespace) -> int:
             "pip install MRFUNetSegmentation[train]"
         ) from error
     from ..training.config import load_config
+    from ..training.rater_data import split_of
     from ..training.run import leave, prepare
 
     config = load_config(options.config)
@@ -60,8 +61,11 @@ def run(options: argparse.Namespace) -> int:
         config, options.data, options.output, options.device, start_from=options.start_from
     )
     first = trainer.fabric.is_global_zero
-    if first and config.raters is not None and config.raters.held_back:
-        _write_held_back(config, options.data, options.output / HELD_BACK_FILE)
+    if first and config.raters is not None:
+        if config.raters.held_back:
+            _write_held_back(config, options.data, options.output / HELD_BACK_FILE)
+        for name in split_of(config, options.data).without_image:
+            print(f"passed over: {config.raters.masks}/{name}, for there is no image {name}")
     if first:
         print(f"training on {trainer.source.description}")
     try:

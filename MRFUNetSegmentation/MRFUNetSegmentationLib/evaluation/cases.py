@@ -211,6 +211,11 @@ def load_case_list(path: Path, data: Path) -> CaseList:
     try:
         with open(path, "rb") as file:
             table = tomllib.load(file)
+    except FileNotFoundError as error:
+        raise ConfigError(
+            f"{path}: no such list of cases. Check the path; mrfunet train writes held-back.toml "
+            "where the configuration's raters.held_back names cases."
+        ) from error
     except (OSError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{path}: {error}") from error
     try:

@@ -98,8 +98,7 @@ def read_rater_cases(config: TrainingConfig, data: Path) -> RaterCases:
     Raises:
         InputError: naming the file or folder that does not fit, or the pattern that names no case.
     """
-    files = _files_of_cases(config, data)
-    split = _split(files, config, data)
+    files, split = _files_of_cases(config, data), split_of(config, data)
     training, validation = (
         tuple(_read_case(name, *files[name], config) for name in names)
         for names in (split.training, split.validation)
@@ -109,20 +108,18 @@ def read_rater_cases(config: TrainingConfig, data: Path) -> RaterCases:
 
 @dataclass(frozen=True)
 class Split:
-    """Names of the cases of a run."""
+    """Names of the cases of a run, and of folders of masks that no image is there for."""
 
     training: tuple[str, ...]
     validation: tuple[str, ...]
     held_back: tuple[str, ...]
+    without_image: tuple[str, ...]
 
 
 def split_of(config: TrainingConfig, data: Path) -> Split:
     """Return which cases are for what; see `read_rater_cases`."""
-    return _split(_files_of_cases(config, data), config, data)
-
-
-def _split(files: Iterable[str], config: TrainingConfig, data: Path) -> Split:
     raters, folder = config.raters, data / config.raters.images
+    files = _files_of_cases(config, data)
     for pattern in (*raters.validation, *raters.held_back):
         if not _matching(files, [pattern]):
             raise InputError(
@@ -139,7 +136,9 @@ def _split(files: Iterable[str], config: TrainingConfig, data: Path) -> Split:
     training = tuple(name for name in files if name not in back | for_validation)
     if not training:
         raise InputError(f"{folder}: no image is left to train on.")
-    return Split(training, tuple(sorted(for_validation - back)), tuple(sorted(back)))
+    without_image = _mask_folders(config, data).keys() - files.keys()
+    parts = for_validation - back, back, without_image
+    return Split(training, *(tuple(sorted(part)) for part in parts))
 
 
 def held_back(config: TrainingConfig, data: Path) -> dict[str, tuple[str, list[str]]]:
@@ -155,7 +154,7 @@ def held_back(config: TrainingConfig, data: Path) -> dict[str, tuple[str, list[s
             files[name][0].relative_to(data).as_posix(),
             [mask.relative_to(data).as_posix() for mask in files[name][1]],
         )
-        for name in _split(files, config, data).held_back
+        for name in split_of(config, data).held_back
     }
 
 
@@ -174,20 +173,19 @@ def _files_of_cases(config: TrainingConfig, data: Path) -> dict[str, tuple[Path,
     Raises:
         InputError: naming the file or folder that is missing, or would be passed over.
     """
-    images_folder, masks_folder = data / config.raters.images, data / config.raters.masks
-    images = _images(images_folder)
-    folders = {_composed(p.name): p for p in _entries(masks_folder) if p.is_dir()}
+    images, folders = _images(data / config.raters.images), _mask_folders(config, data)
     if lost := sorted(images.keys() - folders.keys()):
         raise InputError(
-            f"{images_folder}: the image {lost[0]} has no masks, for there is no folder "
-            f"{masks_folder / lost[0]}. Add its raters' masks, or take the image out."
-        )
-    if lost := sorted(folders.keys() - images.keys()):
-        raise InputError(
-            f"{folders[lost[0]]}: there is no image of that name in {images_folder}. Add it, or "
-            "take the folder out."
+            f"{data / config.raters.images}: the image {lost[0]} has no masks, for there is no "
+            f"folder {data / config.raters.masks / lost[0]}. Add its raters' masks, or take the "
+            "image out."
         )
     return {name: (path, _files(folders[name])) for name, path in images.items()}
+
+
+def _mask_folders(config: TrainingConfig, data: Path) -> dict[str, Path]:
+    folder = data / config.raters.masks
+    return {_composed(p.name): p for p in _entries(folder) if p.is_dir()}
 
 
 def _images(folder: Path) -> dict[str, Path]:
