@@ -1,4 +1,4 @@
-"""Files that are replaced together: all, or none."""
+"""Names of files, and files that are replaced together: all, or none."""
 
 from __future__ import annotations
 
@@ -8,6 +8,11 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+
+def as_file_name(text: str) -> str:
+    """Return a text as the name of a file, or a part of it, on any system."""
+    return "".join(c if c.isalnum() or c in "-_." else "_" for c in text)
 
 
 @contextmanager

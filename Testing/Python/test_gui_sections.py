@@ -826,3 +826,16 @@ def test_name_without_a_suffix_gets_that_of_the_format(sampled, tmp_path, monkey
     path.write_bytes(b"precious")
     sampled.ui.exportButton.click()
     assert path.read_bytes() == b"precious" and str(path) in asked[0]
+
+
+def test_name_that_is_offered_is_no_path(sampled, monkeypatch):
+    """Series of DICOM are called "3: T1 W/WO CONTRAST"."""
+    from MRFUNetSegmentationLib.gui.sections import export
+
+    offered = []
+    dialog = SimpleNamespace(getSaveFileName=lambda *asked: offered.append(asked[2]) or "")
+    monkeypatch.setattr(export.qt, "QFileDialog", dialog)
+    sampled.parameters.outputSegmentation.SetName("3: T1 W/WO CONTRAST segmentation")
+    choose(sampled, sampled.ui.exportFormatSelector, "(.nrrd)")
+    sampled.ui.exportButton.click()
+    assert offered == ["3__T1_W_WO_CONTRAST_segmentation.nrrd"]

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import InputError, MRFUNetError
+from ..files import as_file_name
 from ..inference.image_files import write_label_map
 from ..inference.volume import Geometry, Volume
 from ..training.metrics import dice
@@ -287,9 +288,4 @@ def _write_labels(folder: Path, case: str, masks: Masks, cases: CaseList, volume
     for value, structure in enumerate(cases.structures, start=1):
         if structure in masks:
             labels[masks[structure]] = value
-    write_label_map(folder / f"{file_name(case)}.nii.gz", labels, volume.geometry)
-
-
-def file_name(text: str) -> str:
-    """Return a name as part of a file's name."""
-    return "".join(c if c.isalnum() or c in "-_." else "_" for c in text)
+    write_label_map(folder / f"{as_file_name(case)}.nii.gz", labels, volume.geometry)

@@ -8,6 +8,7 @@ from pathlib import Path
 import qt
 import slicer
 
+from ...files import as_file_name
 from ...mrml.browsers import sequence_of
 from ...mrml.dicom import export_dicom
 from ...mrml.export import export_file, export_labelmap_node
@@ -195,7 +196,8 @@ class ExportSection:
         kind, parent = self._choices.format, self._ui.exportButton
         if self._choices.content in SERIES or kind == DICOM:
             return qt.QFileDialog.getExistingDirectory(parent, _("Export to folder"))
-        name = f"{self._segmentation.GetName()}{kind}"
+        # Names from DICOM have slashes, of which the dialog would make folders.
+        name = f"{as_file_name(self._segmentation.GetName())}{kind}"
         path = qt.QFileDialog.getSaveFileName(parent, _("Export to file"), name, f"*{kind}")
         if path and not path.endswith(kind):
             # The dialog has asked about a file of another name.
