@@ -455,6 +455,57 @@ def test_what_was_trained_on_cannot_be_held_back_later(data, tmp_path):
     assert prepared(('validation = ["case0"]', 'validation = ["case4"]')).step == 2
 
 
+def test_the_best_is_looked_for_anew_wherever_the_run_was_ended(data, tmp_path):
+    """Else a network is kept that was chosen by what is held back now."""
+    run, steps = tmp_path / "run", ("steps = 30", "steps = 1")
+    later = (
+        ('validation = ["case0"]', 'validation = ["case4"]'),
+        (
+            "held_back = []",
+            'held_back = ["case0"]',
+        ),
+    )
+
+    def prepared(*changes):
+        return prepare(load_config(config_file(data, steps, *changes)), data, run, "cpu")
+
+    prepared().run(report=lambda line: None)
+    add(data, "case4.nii.gz", disc(5) * 1.0)
+    # Ended before it had saved anything of its own.
+    assert prepared(*later).best == -np.inf
+    trainer = prepared(*later)
+    assert trainer.complete and trainer.best == -np.inf
+    # It had no step left to go.
+    chosen = trainer.checkpoint_file.stat().st_mtime_ns
+    trainer.run(report=lambda line: None)
+    assert trainer.best > -np.inf
+    assert trainer.checkpoint_file.stat().st_mtime_ns > chosen
+    assert prepared(*later).best == trainer.best
+
+
+def test_a_list_of_what_was_held_back_does_not_outlive_it(data, tmp_path):
+    run = tmp_path / "run"
+    options = ["-o", str(run), "--data", str(data), "--device", "cpu", "--debug"]
+    few = ("steps = 30", "steps = 1")
+    config = config_file(data, few, ("held_back = []", 'held_back = ["case3"]'))
+    assert main(["train", str(config), *options]) == 0
+    assert (run / "held-back.toml").exists()
+    assert main(["train", str(config_file(data, few)), *options]) == 0
+    assert not (run / "held-back.toml").exists()
+
+
+def test_runs_that_do_not_say_what_they_have_seen(data, tmp_path):
+    config = load_config(config_file(data, ("steps = 30", "steps = 1")))
+    run = tmp_path / "run"
+    prepare(config, data, run, "cpu").run(report=lambda line: None)
+    (run / "cases.json").write_text('{"training": ["ca', encoding="utf-8")
+    with pytest.raises(InputError, match=r"cases.json: .* cannot be read .*Choose another folder"):
+        prepare(config, data, run, "cpu")
+    # Begun by a version that did not keep them.
+    (run / "cases.json").unlink()
+    assert prepare(config, data, run, "cpu").step == 2
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [

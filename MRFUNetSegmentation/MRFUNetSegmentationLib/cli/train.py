@@ -62,6 +62,8 @@ def run(options: argparse.Namespace) -> int:
     )
     first = trainer.fabric.is_global_zero
     if first and config.raters is not None:
+        # What an earlier configuration held back may be trained on now.
+        (options.output / HELD_BACK_FILE).unlink(missing_ok=True)
         if config.raters.held_back:
             _write_held_back(config, options.data, options.output / HELD_BACK_FILE)
         for name in split_of(config, options.data).without_image:

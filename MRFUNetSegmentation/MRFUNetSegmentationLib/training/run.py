@@ -67,9 +67,10 @@ def prepare(
         write_contact_sheet(folder / CONTACT_SHEET_FILE, source, config.stages, colours, rng)
     trainer = Trainer(config, source, folder, fabric, validation, checkpoint)
     if split:
+        fabric.barrier()  # all processes have read what the first one writes now
         if before and before.validation != {*split.validation}:
             trainer.forget_best()
-        fabric.barrier()  # all processes have read what the first one writes now
+            trainer.save()  # before the names: ended in between, the run forgets once more
         if fabric.is_global_zero:
             write_seen(folder, split, before)
     return trainer

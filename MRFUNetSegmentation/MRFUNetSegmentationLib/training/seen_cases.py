@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,11 +23,22 @@ class SeenCases:
 
     @classmethod
     def of(cls, folder: Path) -> SeenCases | None:
-        """Return those of the run that a folder holds; None if it holds none or does not say."""
+        """Return those of the run that a folder holds; None if it holds none or does not say.
+
+        Raises:
+            InputError: if what it says cannot be read.
+        """
         if not (folder / STATE_FILE).exists() or not (folder / CASES_FILE).exists():
             return None
-        stored = json.loads((folder / CASES_FILE).read_text(encoding="utf-8"))
-        return cls(frozenset(stored["training"]), frozenset(stored["validation"]))
+        try:
+            stored = json.loads((folder / CASES_FILE).read_text(encoding="utf-8"))
+            return cls(frozenset(stored["training"]), frozenset(stored["validation"]))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(
+                f"{folder / CASES_FILE}: the names of the cases that the run was trained on cannot "
+                f"be read ({type(error).__name__}). Choose another folder, or remove {STATE_FILE} "
+                "beside it to begin anew."
+            ) from error
 
     def check(self, split: Split, folder: Path) -> None:
         """Check that none that the run was given to train on is to count as unseen.
@@ -47,4 +59,6 @@ def write_seen(folder: Path, split: Split, before: SeenCases | None) -> None:
     training = {*split.training, *(before.training if before else ())}
     stored = {"training": sorted(training), "validation": sorted(split.validation)}
     text = json.dumps(stored, indent=2, ensure_ascii=False)
-    (folder / CASES_FILE).write_text(text, encoding="utf-8")
+    partial = folder / f"{CASES_FILE}.partial"
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, folder / CASES_FILE)

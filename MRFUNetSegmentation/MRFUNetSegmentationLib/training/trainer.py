@@ -123,7 +123,8 @@ class Trainer:
         report = report if first else lambda line: None
         meter = _Meter()
         start, over = time.monotonic(), False
-        if not self.config.stages:
+        # Where no step is left, the last average is the best since the best was forgotten.
+        if not self.config.stages or (self.complete and self.best == -math.inf):
             self._validate(log, report)
         while not self.complete and not over:
             if self.step == self.config.latent_from:
@@ -141,10 +142,10 @@ class Trainer:
                 meter.begin()
             # After the validation: a state of this step must know what it found.
             if self.step % self.config.save_every == 0:
-                self._save()
+                self.save()
             if seconds < math.inf:  # the first process's clock counts for all
                 over = self.fabric.broadcast(time.monotonic() - start >= seconds)
-        self._save()
+        self.save()
         if log:
             log.close()
         return self.complete
@@ -291,7 +292,8 @@ class Trainer:
                 save_checkpoint(self.checkpoint_file, network, card, self.config.half)
         self.best, self.stale = self.fabric.broadcast((self.best, self.stale))
 
-    def _save(self) -> None:
+    def save(self) -> None:
+        """Write the state that a run goes on from; the first process does it for all."""
         if not self.fabric.is_global_zero:
             return
         state = {
