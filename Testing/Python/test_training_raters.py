@@ -260,11 +260,14 @@ def test_what_is_held_back_is_scored_in_the_end(data, tmp_path):
 def test_what_is_passed_over_or_not_held_back_is_said(data, tmp_path, capsys):
     """Masks may be there whose images are kept elsewhere."""
     write(data / "raters/case9/b.nii.gz", disc(4).astype(np.uint8))
+    write(data / "raters/case1-c.nii.gz", disc(4).astype(np.uint8))
+    (data / "raters/._case1").write_bytes(b"x")
     config = config_file(data, ("steps = 30", "steps = 1"))
     run = tmp_path / "run"
     assert main(["train", str(config), "-o", str(run), "--data", str(data), "--device", "cpu"]) == 0
     said = capsys.readouterr().out
     assert "passed over: raters/case9, for there is no image case9" in said
+    assert "passed over: raters/case1-c.nii.gz, for it is in no folder of an image's name" in said
     assert "no image was held back (raters.held_back)" in said
     missing = ["evaluate", str(run / "held-back.toml"), "--model", "brain-tissue"]
     assert main([*missing, "-o", str(tmp_path / "out"), "--data", str(data)]) != 0
@@ -533,6 +536,25 @@ def test_runs_that_do_not_say_what_they_have_seen(data, tmp_path):
             "no image is left to validate on",
         ),
         (
+            lambda d: config_file(
+                d,
+                ('validation = ["case0"]', 'validation = ["case0", "case3*"]'),
+                ("held_back = []", 'held_back = ["case3"]'),
+            ),
+            r"no image is left to validate on of case3\*, for raters.held_back",
+        ),
+        (
+            lambda d: (
+                write(d / "raters/Zu\u0308rich/a.nii.gz", disc(4).astype(np.uint8))
+                or add(d, "Z\u00fcrich.nii.gz", disc(4) * 1.0)
+            ),
+            "two folders are called Z\u00fcrich.*Put their files into one",
+        ),
+        (
+            lambda d: (d / "raters/case9").mkdir() or write(d / "images/case9.nrrd", disc(4) * 1.0),
+            "raters/case9: the folder holds no files. Add its raters' masks, or take the image out",
+        ),
+        (
             lambda d: add(d, "new.nrrd", np.stack([disc(4) * 1.0] * 2)),
             "it has 36 x 32 x 1 voxels, the image 36 x 32 x 2: several images in one file",
         ),
@@ -563,6 +585,14 @@ def test_runs_that_do_not_say_what_they_have_seen(data, tmp_path):
             "no image is called x",
         ),
         (lambda d: config_file(d, ("held_back = []", 'held_back = ["*"]')), "no image is left"),
+        (
+            lambda d: config_file(d, ("held_back = []", 'held_back = ["*1", "*2", "*3"]')),
+            "no image is left to train on.*Add images, or name fewer",
+        ),
+        (
+            lambda d: add(d, "more.nrrd", np.zeros((2, 3, 32, 36), np.float32)),
+            "has 4 dimensions, not 2 or 3. Save the volume to train on as a file of its own",
+        ),
         (
             lambda d: config_file(d, ('masks = "raters"', 'masks = "no"')),
             "no: no such folder",

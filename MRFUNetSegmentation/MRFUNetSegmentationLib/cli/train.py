@@ -66,8 +66,11 @@ def run(options: argparse.Namespace) -> int:
         (options.output / HELD_BACK_FILE).unlink(missing_ok=True)
         if config.raters.held_back:
             _write_held_back(config, options.data, options.output / HELD_BACK_FILE)
-        for name in split_of(config, options.data).without_image:
-            print(f"passed over: {config.raters.masks}/{name}, for there is no image {name}")
+        split, masks = split_of(config, options.data), config.raters.masks
+        for name in split.without_image:
+            print(f"passed over: {masks}/{name}, for there is no image {name}")
+        for name in split.in_no_folder:
+            print(f"passed over: {masks}/{name}, for it is in no folder of an image's name")
     if first:
         print(f"training on {trainer.source.description}")
     try:

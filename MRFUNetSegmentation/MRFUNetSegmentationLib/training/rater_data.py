@@ -108,16 +108,25 @@ def read_rater_cases(config: TrainingConfig, data: Path) -> RaterCases:
 
 @dataclass(frozen=True)
 class Split:
-    """Names of the cases of a run, and of folders of masks that no image is there for."""
+    """Names of the cases of a run, and what of the masks is for none.
+
+    Attributes:
+        training: cases to train on.
+        validation: cases to validate on.
+        held_back: cases of which nothing is opened.
+        without_image: folders of masks that no image is there for.
+        in_no_folder: files beside these folders.
+    """
 
     training: tuple[str, ...]
     validation: tuple[str, ...]
     held_back: tuple[str, ...]
     without_image: tuple[str, ...]
+    in_no_folder: tuple[str, ...]
 
 
 def split_of(config: TrainingConfig, data: Path) -> Split:
-    """Return which cases are for what; see `read_rater_cases`."""
+    """Return which cases are for what; see `read_rater_cases`, also for its errors."""
     raters, folder = config.raters, data / config.raters.images
     files = _files_of_cases(config, data)
     for pattern in (*raters.validation, *raters.held_back):
@@ -128,16 +137,22 @@ def split_of(config: TrainingConfig, data: Path) -> Split:
             )
     back = _matching(files, raters.held_back)
     for_validation = _matching(files, raters.validation)
-    if for_validation and for_validation <= back:
-        raise InputError(
-            f"{folder}: no image is left to validate on, for raters.held_back names all of "
-            "raters.validation. Name others in one of them."
-        )
+    for pattern in raters.validation:
+        if _matching(files, [pattern]) <= back:
+            raise InputError(
+                f"{folder}: no image is left to validate on of {pattern}, for raters.held_back "
+                "names all of them. Take it out of raters.validation, or them out of "
+                "raters.held_back."
+            )
     training = tuple(name for name in files if name not in back | for_validation)
     if not training:
-        raise InputError(f"{folder}: no image is left to train on.")
+        raise InputError(
+            f"{folder}: no image is left to train on. Add images, or name fewer in "
+            "raters.validation and raters.held_back."
+        )
     without_image = _mask_folders(config, data).keys() - files.keys()
-    parts = for_validation - back, back, without_image
+    in_no_folder = {p.name for p in _entries(data / raters.masks) if not p.is_dir()}
+    parts = for_validation - back, back, without_image, in_no_folder
     return Split(training, *(tuple(sorted(part)) for part in parts))
 
 
@@ -180,17 +195,29 @@ def _files_of_cases(config: TrainingConfig, data: Path) -> dict[str, tuple[Path,
             f"folder {data / config.raters.masks / lost[0]}. Add its raters' masks, or take the "
             "image out."
         )
-    return {name: (path, _files(folders[name])) for name, path in images.items()}
+    masks = "Add its raters' masks, or take the image out."
+    return {name: (path, _files(folders[name], masks)) for name, path in images.items()}
 
 
 def _mask_folders(config: TrainingConfig, data: Path) -> dict[str, Path]:
+    """Return the folder of each case's masks, by the case's name."""
     folder = data / config.raters.masks
-    return {_composed(p.name): p for p in _entries(folder) if p.is_dir()}
+    folders: dict[str, Path] = {}
+    for path in _entries(folder):
+        name = _composed(path.name)
+        if path.is_dir() and name in folders:  # the accents of one are written apart
+            raise InputError(
+                f"{folder}: two folders are called {name}. Put their files into one of them, and "
+                "remove the other."
+            )
+        if path.is_dir():
+            folders[name] = path
+    return folders
 
 
 def _images(folder: Path) -> dict[str, Path]:
     images: dict[str, Path] = {}
-    for path in _files(folder):
+    for path in _files(folder, "Put the images there, or correct raters.images."):
         name = _composed(Path(path.name.removesuffix(".gz")).stem)
         if name in images:
             raise InputError(
@@ -201,7 +228,8 @@ def _images(folder: Path) -> dict[str, Path]:
     return images
 
 
-def _files(folder: Path) -> list[Path]:
+def _files(folder: Path, remedy: str) -> list[Path]:
+    """Return the files of a folder; the remedy is for one that holds none."""
     entries = _entries(folder)
     if folders := [p for p in entries if p.is_dir()]:
         raise InputError(
@@ -209,7 +237,7 @@ def _files(folder: Path) -> list[Path]:
             f"into {folder} itself, or take it out."
         )
     if not entries:
-        raise InputError(f"{folder}: the folder holds no files.")
+        raise InputError(f"{folder}: the folder holds no files. {remedy}")
     return entries
 
 
@@ -338,5 +366,8 @@ def _read(path: Path) -> sitk.Image:
             "of its own."
         )
     if image.GetDimension() != 3:
-        raise InputError(f"{path}: the file has {image.GetDimension()} dimensions, not 2 or 3.")
+        raise InputError(
+            f"{path}: the file has {image.GetDimension()} dimensions, not 2 or 3. Save the volume "
+            "to train on as a file of its own."
+        )
     return image
