@@ -13,6 +13,7 @@ import torch
 from MRFUNetSegmentationLib.checkpoints.load import load_checkpoint
 from MRFUNetSegmentationLib.cli.main import main
 from MRFUNetSegmentationLib.errors import InputError
+from MRFUNetSegmentationLib.evaluation.cases import Case, CaseList, load_case
 from MRFUNetSegmentationLib.inference.engine import Segmenter
 from MRFUNetSegmentationLib.inference.image_files import read_volume_file
 from MRFUNetSegmentationLib.inference.volume import Geometry, Volume
@@ -25,7 +26,12 @@ from MRFUNetSegmentationLib.training.config import (
     TrainingConfig,
     load_config,
 )
-from MRFUNetSegmentationLib.training.rater_data import RaterCase, held_back, read_rater_cases
+from MRFUNetSegmentationLib.training.rater_data import (
+    RaterCase,
+    about_cases,
+    held_back,
+    read_rater_cases,
+)
 from MRFUNetSegmentationLib.training.rater_validation import RaterValidation
 from MRFUNetSegmentationLib.training.run import prepare
 from MRFUNetSegmentationLib.training.sources import RaterSource
@@ -417,6 +423,51 @@ def test_masks_that_programs_have_rounded_or_moved_a_little_count(data):
     np.testing.assert_array_equal(case.masks[0, 0].numpy(), np.flip(expected.T))
 
 
+def place(path: Path, array: np.ndarray, spacing=(1, 1, 1), origin=(0, 0, 0)) -> None:
+    image = sitk.GetImageFromArray(array)
+    image.SetSpacing(spacing)
+    image.SetOrigin(origin)
+    sitk.WriteImage(image, str(path))
+
+
+def test_single_slices_may_lie_anywhere_across_themselves(data, tmp_path):
+    """As of one slice that a program took out of a volume, and another wrote without its place."""
+    mask = disc(4)[None].astype(np.uint8)
+    place(data / "raters/case1/b.nrrd", mask, (1, 1, 5), (0, 0, -87.5))
+    config = load_config(config_file(data, ("held_back = []", 'held_back = ["case3"]')))
+    (case,) = (c for c in read_rater_cases(config, data).training if c.name == "case1")
+    assert case.masks[0].sum() == mask.sum()
+    # `mrfunet evaluate` takes them, too.
+    place(data / "raters/case3/b.nrrd", mask, (1, 1, 5), (0, 0, -87.5))
+    files = {"image": "images/case3.nii.gz", "raters": ("raters/case3/b.nrrd",)}
+    case = Case(name="c", values={"Nodule": (1,)}, **files)
+    loaded = load_case(case, CaseList("t", ("Nodule",), (case,)), data)
+    assert loaded.raters["Nodule"].sum() == mask.sum()
+    assert loaded.notes == ()
+    # In their plane they may not.
+    place(data / "raters/case3/b.nrrd", mask, (1, 1, 5), (1, 0, -87.5))
+    with pytest.raises(InputError, match=r"1\.0 mm from the scan"):
+        load_case(case, CaseList("t", ("Nodule",), (case,)), data)
+    place(data / "raters/case1/b.nrrd", mask, (1, 1, 5), (1, 0, -87.5))
+    with pytest.raises(InputError, match=r"first voxel at 1 x 0 x -87\.5, the image 0 x 0 x 0"):
+        read_rater_cases(config, data)
+
+
+def test_masks_a_little_beside_their_images_are_taken_and_named(data, tmp_path):
+    config = load_config(config_file(data))
+
+    def said() -> str:
+        return about_cases(read_rater_cases(config, data).training)
+
+    assert "beside" not in said()
+    place(data / "raters/case1/b.nrrd", disc(4)[None].astype(np.uint8), origin=(0.25, 0, 0))
+    assert said().endswith("masks of case1 lie 0.25 voxels beside it; taken voxel for voxel")
+    place(data / "raters/case2/b.nrrd", disc(4)[None].astype(np.uint8), origin=(0, 0.4, 0))
+    assert said().endswith(
+        "masks of 2 files lie up to 0.40 voxels beside them; taken voxel for voxel"
+    )
+
+
 def test_names_count_however_their_accents_are_written(data):
     """As of a folder that was copied from a Mac."""
     add(data, "Zu\u0308rich.nii.gz", disc(4) * 1.0)
@@ -565,6 +616,10 @@ def test_runs_that_do_not_say_what_they_have_seen(data, tmp_path):
         (
             lambda d: write(d / "raters/case1/b.nrrd", disc(4) * 0.9),
             r"has values \[0.0, 0.9",
+        ),
+        (
+            lambda d: write(d / "raters/case1/b.nrrd", np.where(disc(4), np.inf, 0.0)),
+            r"has values \[0.0, inf\]",
         ),
         (
             lambda d: write(

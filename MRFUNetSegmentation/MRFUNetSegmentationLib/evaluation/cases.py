@@ -20,6 +20,7 @@ from ..inference.volume import Geometry, Volume
 from ..training.card import BRAIN_TISSUE_CLASSES
 from ..training.config import ConfigError, from_table
 from ..training.labels import tissues_of_freesurfer
+from ..training.masks import OTHER_PLACE, SAME_PLACE, beside, whole_numbers
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -29,10 +30,6 @@ else:
 # Words that stand in the place of a mask's file.
 MASK_OF_REFERENCE, MASK_OF_NONZERO, MASK_OF_MODEL = "reference", "nonzero", "model"
 FREESURFER = "freesurfer"
-# Headers of one grid may differ by rounding, in voxels; more than half of one is another grid.
-_SAME_PLACE, _OTHER_PLACE = 0.05, 0.5
-# Values of a label map may differ from whole numbers by so much.
-_ROUNDING = 0.01
 
 
 @dataclass(frozen=True)
@@ -339,18 +336,16 @@ class _FilesOnGrid:
         self.notes: list[str] = []
         self._data, self._geometry = data, geometry
         self._scan_has_place = has_place(data / scan)
-        self._scan = geometry.apply_to(sitk.Image(geometry.size, sitk.sitkUInt8))
 
     def labels(self, file: str) -> np.ndarray:
         """Return a label map [k, j, i], int64; what is not a number counts as 0."""
-        values = np.nan_to_num(self.array(file), nan=0.0, posinf=np.inf, neginf=-np.inf)
-        labels = np.rint(values)
-        if not np.isfinite(values).all() or np.abs(labels - values).max() > _ROUNDING:
+        labels = whole_numbers(self.array(file))
+        if labels is None:
             raise InputError(
                 f"{file}: its values are no whole numbers, so it is no label map. Choose the label "
                 "map that belongs to the scan; a map of probability goes under `probabilities`."
             )
-        return labels.astype(np.int64)
+        return labels
 
     def masks(
         self, file: str, labels: np.ndarray, case: Case, cases: CaseList
@@ -394,23 +389,13 @@ class _FilesOnGrid:
         return sitk.GetArrayFromImage(image)
 
     def _check_place(self, file: str, image: sitk.Image) -> None:
-        last = np.subtract(self._geometry.size, 1)
-        corners = [
-            tuple(int(n) for n in np.multiply(corner, last)) for corner in np.ndindex(2, 2, 2)
-        ]
-        places = [image.TransformIndexToPhysicalPoint(c) for c in corners]
-        voxels = [self._scan.TransformPhysicalPointToContinuousIndex(p) for p in places]
-        distance = float(np.abs(np.subtract(voxels, corners)).max())
-        mm = max(
-            float(np.linalg.norm(np.subtract(p, self._scan.TransformIndexToPhysicalPoint(c))))
-            for p, c in zip(places, corners, strict=True)
-        )
-        if distance > _OTHER_PLACE:
+        distance, mm = beside(Geometry.from_image(image), self._geometry)
+        if distance > OTHER_PLACE:
             raise InputError(
                 f"{file}: it lies {mm:.1f} mm from the scan in space. Resample it to the scan's "
                 "grid (labels with nearest neighbours)."
             )
-        if distance > _SAME_PLACE:
+        if distance > SAME_PLACE:
             self.notes.append(
                 f"{file} lies {mm:.2f} mm beside its scan, {distance:.2f} voxels; it was taken "
                 "voxel for voxel"

@@ -51,10 +51,17 @@ class Geometry:
         """Whether each voxel is that of another geometry: nearer to it than to the next one."""
         if self.size != other.size:
             return False
+        return bool(np.abs(self.voxels_beside(other)).max() < 0.5)
+
+    def voxels_beside(self, other: Geometry) -> np.ndarray:
+        """Return where the corners (8, 3) of a geometry of this size lie beside these, voxels."""
         corners = np.array(list(np.ndindex(2, 2, 2))) * np.subtract(self.size, 1)
         places = corners @ other._to_place.T + np.subtract(other.origin, self.origin)
-        voxels = places @ np.linalg.inv(self._to_place).T
-        return bool(np.abs(voxels - corners).max() < 0.5)
+        return places @ np.linalg.inv(self._to_place).T - corners
+
+    def to_mm(self, voxels: np.ndarray) -> np.ndarray:
+        """Return distances (..., 3) along i, j, k in voxels as distances in space, mm."""
+        return voxels @ self._to_place.T
 
     @property
     def _to_place(self) -> np.ndarray:

@@ -35,13 +35,12 @@ from ..inference.normalise import normalised
 from ..inference.volume import MINIMUM_SIDE, Geometry
 from .card import ORIENTATION, normalisation
 from .config import TrainingConfig
+from .masks import OTHER_PLACE, SAME_PLACE, beside, whole_numbers
 
 # What programs for pictures make of 1 in a mask of two classes.
 WHITE = 255
 # Files that systems put into folders.
 _FOREIGN = ("thumbs.db", "desktop.ini")
-# Values of masks may differ from whole numbers by so much.
-_ROUNDING = 0.01
 # So much less than their voxels' sizes lie files apart that are meant to be on one grid, mm.
 _SAME = 0.01
 
@@ -56,16 +55,18 @@ class RaterCase:
             of them for each, where neighbours are seen too.
         masks: (raters, B, *spatial) uint8.
         spacing: voxel size along the spatial axes, mm.
+        beside: how far a mask lies beside the image at most, voxels.
     """
 
     name: str
     images: Tensor
     masks: Tensor
     spacing: tuple[float, ...]
+    beside: float = 0.0
 
 
 def about_cases(cases: Sequence[RaterCase]) -> str:
-    """Return in words what was read: numbers of images and raters, sizes, voxel sizes."""
+    """Return in words what was read: numbers of images and raters, sizes, voxel sizes, places."""
     sizes = sorted({tuple(case.images.shape[2:]) for case in cases})
     raters = sorted({len(case.masks) for case in cases})
     images = sum(len(case.images) for case in cases)
@@ -73,7 +74,19 @@ def about_cases(cases: Sequence[RaterCase]) -> str:
     return (
         f"{images} images of {len(cases)} files, {_range(raters)} raters each, "
         f"{_range([' x '.join(map(str, size)) for size in sizes])} voxels of {spacing} mm"
+        f"{_about_places(cases)}"
     )
+
+
+def _about_places(cases: Sequence[RaterCase]) -> str:
+    """Return in words which masks lie beside their images; empty if none does."""
+    moved = {case.name: case.beside for case in cases if case.beside > SAME_PLACE}
+    if not moved:
+        return ""
+    most, taken = f"{max(moved.values()):.2f} voxels beside", "taken voxel for voxel"
+    if len(moved) == 1:
+        return f"; masks of {next(iter(moved))} lie {most} it; {taken}"
+    return f"; masks of {len(moved)} files lie up to {most} them; {taken}"
 
 
 def _range(values: Sequence) -> str:
@@ -261,7 +274,8 @@ def _read_case(name: str, path: Path, masks: Sequence[Path], config: TrainingCon
     _check_size(path, image, grid, axis, config.card.slice_plane)
     volume = normalised(values, grid, normalisation(config.card))
     number = len(config.classes) or config.network.classes
-    labels = torch.stack([_labels(p, image, has_place(path), grid, number) for p in masks])
+    read = [_labels(p, image, has_place(path), grid, number) for p in masks]
+    labels, moved = torch.stack([one for one, _ in read]), max(distance for _, distance in read)
 
     spacing = grid.spacing
     if axis is None:
@@ -271,7 +285,7 @@ def _read_case(name: str, path: Path, masks: Sequence[Path], config: TrainingCon
         volume = with_neighbours(volume, axis, config.card.neighbours, distance)
         volume, labels = volume.movedim(axis + 1, 0), labels.movedim(axis + 1, 1)
         spacing = tuple(s for a, s in enumerate(spacing) if a != axis)
-    return RaterCase(name, volume.contiguous(), labels.contiguous(), spacing)
+    return RaterCase(name, volume.contiguous(), labels.contiguous(), spacing, moved)
 
 
 def _check_size(
@@ -290,8 +304,12 @@ def _check_size(
     )
 
 
-def _labels(path: Path, image: sitk.Image, placed: bool, grid: ModelGrid, number: int) -> Tensor:
+def _labels(
+    path: Path, image: sitk.Image, placed: bool, grid: ModelGrid, number: int
+) -> tuple[Tensor, float]:
     """Read a rater's labels and carry them to the network's grid, (R, A, S) uint8.
+
+    Also return how far they lie beside the image, voxels.
 
     Args:
         path: of the labels.
@@ -301,16 +319,18 @@ def _labels(path: Path, image: sitk.Image, placed: bool, grid: ModelGrid, number
         number: of classes.
     """
     mask = _read(path)
-    if difference := _difference(mask, image, placed and has_place(path)):
+    distance = 0.0
+    if placed and has_place(path) and mask.GetSize() == image.GetSize():
+        distance, _ = beside(Geometry.from_image(mask), Geometry.from_image(image))
+    if difference := _difference(mask, image, distance):
         raise InputError(
             f"{path}: the mask is not on its image's grid ({difference}). Resample it to the "
             "image, or correct the headers if they are of one grid."
         )
-    values = np.nan_to_num(sitk.GetArrayFromImage(mask), nan=0.0)
-    whole = np.rint(values)
-    with np.errstate(invalid="ignore"):  # the difference of infinite ones
-        rounded = (np.abs(whole - values) <= _ROUNDING).all()
-    labels = whole.astype(np.int64) if rounded else values  # which is refused below
+    values = sitk.GetArrayFromImage(mask)
+    labels = whole_numbers(values)
+    if labels is None:
+        labels = values  # which are refused below
     found = np.unique(labels)
     if number == 2 and found[-1] == WHITE and np.isin(found, (0, WHITE)).all():
         labels = (labels == WHITE).astype(np.uint8)
@@ -321,18 +341,18 @@ def _labels(path: Path, image: sitk.Image, placed: bool, grid: ModelGrid, number
             f"but the classes are 0 to {number - 1}. Correct the mask, or the classes."
         )
     if grid.shape == grid.input_shape:
-        return grid.reorient(torch.from_numpy(labels.astype(np.uint8)))
+        return grid.reorient(torch.from_numpy(labels.astype(np.uint8))), distance
     shares = torch.stack([grid.to_model((labels == value).astype(np.float32)) for value in found])
-    return torch.from_numpy(found.astype(np.uint8))[shares.argmax(0)]
+    return torch.from_numpy(found.astype(np.uint8))[shares.argmax(0)], distance
 
 
-def _difference(mask: sitk.Image, image: sitk.Image, in_space: bool) -> str:
+def _difference(mask: sitk.Image, image: sitk.Image, distance: float) -> str:
     """Return in what two grids differ; empty if in nothing that matters.
 
     Args:
         mask: on one.
         image: on the other.
-        in_space: False where only their sizes count, for one of the files has no place.
+        distance: at most between voxels of the same index, voxels.
     """
     sizes = mask.GetSize(), image.GetSize()
     if sizes[0] != sizes[1]:
@@ -341,15 +361,16 @@ def _difference(mask: sitk.Image, image: sitk.Image, in_space: bool) -> str:
         if sizes[0][:2] == sizes[1][:2] and sizes[0][2] == 1:
             difference += ": several images in one file? Save the one to train on as its own"
         return difference
-    if not in_space or Geometry.from_image(image).has_voxels_of(Geometry.from_image(mask)):
+    if distance <= OTHER_PLACE:
         return ""
+    several = np.greater(image.GetSize(), 1)  # a single slice may be as thick as it likes
     kinds = (
-        ("a voxel size of", mask.GetSpacing(), image.GetSpacing()),
-        ("its first voxel at", mask.GetOrigin(), image.GetOrigin()),
-        ("directions of", mask.GetDirection(), image.GetDirection()),
+        ("a voxel size of", mask.GetSpacing(), image.GetSpacing(), several),
+        ("its first voxel at", mask.GetOrigin(), image.GetOrigin(), True),
+        ("directions of", mask.GetDirection(), image.GetDirection(), True),
     )
-    for kind, its, images in kinds:
-        if not np.allclose(its, images, rtol=0, atol=_SAME):
+    for kind, its, images, counts in kinds:
+        if (~np.isclose(its, images, rtol=0, atol=_SAME) & counts).any():
             one, other = (" x ".join(f"{n:.4g}" for n in numbers) for numbers in (its, images))
             return f"it has {kind} {one}, the image {other}"
     return "its voxels lie beside the image's"
