@@ -824,6 +824,8 @@ class TestCaseList:
         [
             (lambda own: (own == 1) * np.uint8(255), r"labels are 255, and `values` names 1\."),
             (lambda own: own * np.float32(0.6), "no whole numbers"),
+            # Of vectors.
+            (lambda own: np.stack([own] * 2, -1), "holds 2 values a voxel.*Save the one that is"),
         ],
     )
     def test_labels_that_are_not_what_the_list_says(self, folder, tmp_path, change, said):

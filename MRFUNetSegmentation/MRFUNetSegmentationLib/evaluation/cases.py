@@ -378,6 +378,11 @@ class _FilesOnGrid:
     def array(self, file: str) -> np.ndarray:
         """Return the values [k, j, i] of a file."""
         image = read_image(self._data / file)
+        if (number := image.GetNumberOfComponentsPerPixel()) != 1:
+            raise InputError(
+                f"{file}: the file holds {number} values a voxel, and a mask has one. Save the one "
+                "that is meant as a file of its own, or a picture in colours in grey."
+            )
         if image.GetDimension() != 3 or image.GetSize() != tuple(self._geometry.size):
             raise InputError(
                 f"{file}: its size {image.GetSize()} is not that of the scan, "
