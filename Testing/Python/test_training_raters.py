@@ -289,6 +289,17 @@ def _centre(number: int) -> np.ndarray:
     return centre
 
 
+def seen_by_the_engine(trainer, volume: Volume) -> torch.Tensor:
+    """Images (B, C, *spatial) that the network of a run gets where the engine segments a volume."""
+    trainer._validate(None, print)
+    checkpoint = load_checkpoint(trainer.checkpoint_file)
+    seen = []
+    features = checkpoint.network.features
+    checkpoint.network.features = lambda x: (seen.append(x.clone()), features(x))[1]
+    Segmenter(checkpoint, "cpu").segment(volume)
+    return torch.cat(seen)
+
+
 @pytest.mark.parametrize("neighbours", [0, 2])
 def test_volumes_are_taken_slice_by_slice_as_at_inference(tmp_path, neighbours):
     """Anisotropic, flipped and to be resampled in the plane; the engine sees the same images."""
@@ -313,14 +324,9 @@ def test_volumes_are_taken_slice_by_slice_as_at_inference(tmp_path, neighbours):
     assert case.masks[0].flatten(1).sum(1).tolist() == [0, 0, 0, 0, 4 * 8 * 4, 0, 0, 0, 0]
 
     trainer = prepare(config, tmp_path, tmp_path / "run", "cpu")
-    trainer._validate(None, print)
-    checkpoint = load_checkpoint(trainer.checkpoint_file)
-    seen = []
-    features = checkpoint.network.features
-    checkpoint.network.features = lambda x: (seen.append(x.clone()), features(x))[1]
     geometry = Geometry((12, 16, 9), (2.0, 2.0, 5.0), direction=LEFT_AXIAL)
-    Segmenter(checkpoint, "cpu").segment(Volume(volume, geometry))
-    torch.testing.assert_close(torch.cat(seen), case.images, rtol=0, atol=1e-5)
+    seen = seen_by_the_engine(trainer, Volume(volume, geometry))
+    torch.testing.assert_close(seen, case.images, rtol=0, atol=1e-5)
     pair = RaterSource([case], config.raters, torch.device("cpu")).draw(
         stage(16, 16), torch.Generator().manual_seed(0)
     )
@@ -354,13 +360,8 @@ def test_training_sees_an_image_as_the_engine_does(data, tmp_path, image):
     config = load_config(config_file(data, none))
     (case,) = (c for c in read_rater_cases(config, data).training if c.name == "case1")
     trainer = prepare(config, data, tmp_path / "run", "cpu")
-    trainer._validate(None, print)
-    checkpoint = load_checkpoint(trainer.checkpoint_file)
-    seen = []
-    features = checkpoint.network.features
-    checkpoint.network.features = lambda x: (seen.append(x.clone()), features(x))[1]
-    Segmenter(checkpoint, "cpu").segment(read_volume_file(data / "images/case1.nrrd"))
-    assert torch.equal(torch.cat(seen), case.images)
+    seen = seen_by_the_engine(trainer, read_volume_file(data / "images/case1.nrrd"))
+    assert torch.equal(seen, case.images)
     assert case.images.std() > 0.2
 
 
@@ -373,14 +374,10 @@ def test_a_window_takes_the_place_of_percentiles(data, tmp_path):
     expected = torch.from_numpy(((_ct() + 160.0) / 400).clip(0, 1)).float()
     torch.testing.assert_close(case.images[0, 0].T.flip(0, 1), expected)
     trainer = prepare(config, data, tmp_path / "run", "cpu")
-    trainer._validate(None, print)
-    checkpoint = load_checkpoint(trainer.checkpoint_file)
-    assert checkpoint.card.input.normalisation == {"method": "window", "window": [-160, 240]}
-    seen = []
-    features = checkpoint.network.features
-    checkpoint.network.features = lambda x: (seen.append(x.clone()), features(x))[1]
-    Segmenter(checkpoint, "cpu").segment(read_volume_file(data / "images/case1.nii.gz"))
-    assert torch.equal(torch.cat(seen), case.images)
+    seen = seen_by_the_engine(trainer, read_volume_file(data / "images/case1.nii.gz"))
+    card = load_checkpoint(trainer.checkpoint_file).card
+    assert card.input.normalisation == {"method": "window", "window": [-160, 240]}
+    assert torch.equal(seen, case.images)
 
 
 def test_an_image_of_one_value_is_black(data):
