@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -240,6 +241,15 @@ class FComb(nn.Module):
         return self.final(x)
 
 
+def padded_to(image: Tensor, shape: Sequence[int]) -> Tensor:
+    """Pad an image (B, C, *size) on all sides to (B, C, *shape) with the values at its border."""
+    missing = [n - own for n, own in zip(shape, image.shape[2:], strict=True)]
+    if not any(missing):
+        return image
+    widths = [w for m in reversed(missing) for w in (m // 2, m - m // 2)]
+    return functional.pad(image, widths, mode="replicate")
+
+
 class ProbabilisticUNet(ProductOfExperts):
     """Samples plausible segmentations of an image."""
 
@@ -296,9 +306,7 @@ class ProbabilisticUNet(ProductOfExperts):
         self._check(image)
         size = image.shape[2:]
         missing = [-n % self.stride for n in size]
-        if any(missing):
-            widths = [w for m in reversed(missing) for w in (m // 2, m - m // 2)]
-            image = functional.pad(image, widths, mode="replicate")
+        image = padded_to(image, [n + m for n, m in zip(size, missing, strict=True)])
         inner = tuple(slice(m // 2, m // 2 + n) for m, n in zip(missing, size, strict=True))
         return self.unet(image)[(slice(None), slice(None), *inner)]
 

@@ -14,6 +14,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional
 
+from ..networks.probabilistic_unet import padded_to
 from .config import Augmentation, LesionData, RaterData, Stage
 from .labels import LabelMap
 from .lesions import LesionMap, Lesions, synthesise_lesions
@@ -230,7 +231,9 @@ class RaterSource:
         sizes = [self.images[number].shape[2:] for number in numbers]
         shape = tuple(map(max, zip(*sizes, strict=True)))
         image, labels = self._drawn(numbers, stage, rng)
-        return _padded(image, shape), _padded(labels[None].float(), shape)[0].long()
+        # As the network pads; labels by way of numbers that can be padded, in a channel.
+        labels = padded_to(labels[None, None].float(), shape)[0, 0].long()
+        return padded_to(image[None], shape)[0], labels
 
     def _drawn(self, numbers: Sequence[int], stage: Stage, rng: Generator) -> tuple[Tensor, Tensor]:
         """Return a pair of one of some cases."""
@@ -298,13 +301,6 @@ def _sampling_grid(
 def _sampled(image: Tensor, grid: Tensor, mode: str) -> Tensor:
     """Return the values (C, *shape) of an image (C, *size) at a grid; 0 beyond its edge."""
     return functional.grid_sample(image[None], grid, mode=mode, align_corners=True)[0]
-
-
-def _padded(image: Tensor, shape: Sequence[int]) -> Tensor:
-    """Pad an image (C, *size) to a shape with the values at its border, as the networks do."""
-    missing = [n - own for n, own in zip(shape, image.shape[1:], strict=True)]
-    widths = [w for m in reversed(missing) for w in (m // 2, m - m // 2)]
-    return functional.pad(image[None], widths, mode="replicate")[0]
 
 
 def _with_intensities(image: Tensor, augmentation: Augmentation, draw: Draw) -> Tensor:
