@@ -71,11 +71,17 @@ class MRF(nn.Module):
     def forward(self, responsibilities: Tensor) -> Tensor:
         """Return the log-potentials (B, K, *spatial) of responsibilities (B, K, *spatial)."""
         conv = _CONVOLUTIONS[responsibilities.dim()]
-        x = conv(responsibilities, self.kernel, self.neighbours.bias, padding=1)
+        kernel = self.kernel
+        # A voxel's channels side by side, and the 1x1 layers as matrix products: forwards and
+        # backwards in about half the time on a CPU.
+        images = responsibilities.contiguous(memory_format=_channels_last(kernel))
+        x = conv(images, kernel, self.neighbours.bias, padding=1).movedim(1, -1)
         x = functional.leaky_relu(x, LEAKY_SLOPE, inplace=True)
         for layer in self.extra:
-            x = functional.leaky_relu(layer(x), LEAKY_SLOPE, inplace=True)
-        return self.final(x)
+            x = functional.linear(x, layer.weight.flatten(1), layer.bias)
+            x = functional.leaky_relu(x, LEAKY_SLOPE, inplace=True)
+        x = functional.linear(x, self.final.weight.flatten(1), self.final.bias)
+        return x.movedim(-1, 1)
 
 
 def mean_field(
