@@ -1,6 +1,7 @@
 """The command line as a user meets it: files in, a folder out, one line of error."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -176,6 +177,90 @@ def test_other_files_in_the_folder_stay(segment, tmp_path):
     assert names(tmp_path / "out") == OUTPUTS | {"notes.txt"}
 
 
+@pytest.mark.parametrize(
+    "name", ["segmentation.nii.gz", "uncertainty_entropy.nii.gz", "samples/sample_001.nii.gz"]
+)
+def test_the_scan_is_never_replaced(segment, scan, tmp_path, capsys, name):
+    mine = tmp_path / "out" / name
+    mine.parent.mkdir(parents=True)
+    content = scan.rename(mine).read_bytes()
+    link = tmp_path / "link.nii.gz"
+    link.symlink_to(mine)
+    for source in (mine, link):
+        assert segment("--overwrite", source=source) == 1
+        assert "would be replaced. Choose another folder" in capsys.readouterr().err
+    assert mine.read_bytes() == content
+
+
+def test_files_of_like_names_are_the_users(segment, tmp_path):
+    out = tmp_path / "out"
+    mine = [
+        "uncertainty_T1.nii.gz",
+        "samples/sample_anna.nii.gz",
+        "samples/probabilities_a1.nii.gz",
+    ]
+    (out / "samples").mkdir(parents=True)
+    for name in mine:
+        (out / name).write_text("mine", encoding="utf-8")
+    assert segment() == 0 and segment("--overwrite") == 0
+    assert [(out / name).read_text(encoding="utf-8") for name in mine] == ["mine"] * 3
+
+
+def test_a_linked_scan_keeps_its_name(segment, scan, tmp_path):
+    """What the link points to may be named by a checksum alone, which tells no format."""
+    blob = scan.rename(tmp_path / "3f5a9c")
+    scan.symlink_to(blob)
+    assert segment() == 0
+    assert read_result_folder(tmp_path / "out").source == scan
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names there have an encoding")
+def test_folder_whose_name_is_not_in_the_systems_encoding(segment, tmp_path, capsys):
+    """ITK would end the process."""
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    assert segment(output=folder / "out") == 1
+    assert "encoding" in capsys.readouterr().err
+    folder.mkdir()
+    scan = sitk.GetImageFromArray(head((17, 30, 25)))
+    sitk.WriteImage(scan, str(tmp_path / "scan.nii.gz"))
+    (tmp_path / "scan.nii.gz").rename(folder / "scan.nii.gz")
+    os.chdir(folder)
+    try:
+        assert segment(source="scan.nii.gz") == 1
+    finally:
+        os.chdir(tmp_path)
+    assert "encoding" in capsys.readouterr().err
+
+
+def test_a_console_without_the_letters(scan, tiny_checkpoint, tmp_path):
+    """As on Windows where the output goes to a file; and one whose reader has seen enough."""
+    main_ = "from MRFUNetSegmentationLib.cli.main import main; raise SystemExit(main(sys.argv[1:]))"
+    code = f"import sys; sys.path[:0] = {[p for p in sys.path if p]}; {main_}"
+    arguments = [
+        "segment",
+        str(scan),
+        "--model",
+        str(tiny_checkpoint),
+        "-o",
+        str(tmp_path / "結果"),
+    ]
+    environment = os.environ | {"PYTHONUTF8": "0", "PYTHONIOENCODING": "cp1252"}
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], env=environment, capture_output=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"written to" in done.stdout
+    listing = subprocess.Popen(
+        [sys.executable, "-c", code, "models", "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    listing.stdout.close()
+    assert listing.stderr.read() == b""
+    listing.stderr.close()
+    assert listing.wait() == 1
+
+
 def test_failure_while_writing_leaves_no_half_result(segment, tmp_path, monkeypatch, capsys):
     assert segment() == 0
     before = {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()}
@@ -211,7 +296,9 @@ def test_debug_shows_the_traceback(segment):
 
 
 def test_results_of_a_run_that_has_ended_in_the_meantime_are_kept(tmp_path):
-    first, second = (ResultFolder(tmp_path / "out", overwrite=False) for _ in range(2))
+    first, second = (
+        ResultFolder(tmp_path / "out", tmp_path / "scan.nii.gz", overwrite=False) for _ in range(2)
+    )
     with first.writing() as partial:
         (partial / "report.json").write_text("first", encoding="utf-8")
     with (
@@ -239,6 +326,7 @@ def test_axes_that_the_results_cannot_hold(segment, scan, tmp_path, capsys):
     [
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "too little memory"),
         (PermissionError(13, "Permission denied", "/locked/scan.nii"), "/locked/scan.nii: no perm"),
+        (OSError(36, "File name too long", "/a/very/long"), "/a/very/long: File name too long."),
     ],
 )
 def test_failures_of_the_system_are_no_defects(segment, monkeypatch, capsys, error, said):

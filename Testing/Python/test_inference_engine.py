@@ -186,6 +186,30 @@ def test_padding_is_no_grey_value(segmenter, padding):
     assert (found == expected)[4:].mean() > 0.99
 
 
+@pytest.mark.parametrize("planes", [slice(None), slice(10, 11), slice(8, 12)])
+def test_a_brain_brought_to_a_mean_of_zero_is_dark_around(planes):
+    """Few slices are all head but for their edges."""
+    array = head().astype(np.float64)
+    inside = np.zeros(array.shape, bool)
+    inside[2:-2, 2:-2, 2:-2] = (array > np.median(array))[2:-2, 2:-2, 2:-2]
+    array, inside = array[planes], inside[planes]
+    scores = (array - array[inside].mean()) / array[inside].std()
+    dark = np.where(inside, scores, scores[inside].min())
+    found = normalise.with_darkest_background(np.where(inside, scores, 0.0))
+    assert np.array_equal(found, dark)
+    assert normalise.with_darkest_background(dark) is dark
+
+
+def test_a_background_beside_the_grey_values_stays():
+    """White paper; and zeros below which resampling has put a few negative values."""
+    white = np.full((1, 20, 20), 255.0)
+    white[0, 5:15, 5:15] = np.arange(100).reshape(10, 10)
+    assert normalise.with_darkest_background(white) is white
+    ringing = 255 - white
+    ringing[0, 5, 5:8] = -3
+    assert normalise.with_darkest_background(ringing) is ringing
+
+
 @pytest.mark.parametrize("padded", [False, True])
 @pytest.mark.parametrize("marks", [(-3.4e38,), (3.4e38,), (-1e9, 1e9), (-1.7e308, 1.7e308)])
 def test_a_few_numbers_far_outside_count_as_the_nearest_grey_value(segmenter, marks, padded):

@@ -145,6 +145,32 @@ def test_a_voxel_of_two_sizes(save, qform):
     assert len(others) == qform  # then it lies in two places, too
 
 
+@pytest.mark.parametrize("name", ["image.nii", "image.hdr", "image.img.gz"])
+def test_a_head_that_lies_somehow(save, name):
+    """Without a place in the header, as in Analyze, every reader guesses."""
+    image = sitk.GetImageFromArray(noise())
+    path = save(image, name.removesuffix(".gz"))
+    header = path.with_suffix(".hdr") if ".nii" not in name else path
+    assert read_volume_file(path).warnings == ()
+    with_header(header, 252, "i2", 0, 0)
+    if ".nii" not in name:
+        with_header(header, 344, "u1", 0, 0, 0, 0)  # no NIfTI then
+    if name.endswith(".gz"):
+        packed = path.with_name(name)
+        packed.write_bytes(gzip.compress(path.read_bytes()))
+        path.unlink()
+        path = packed
+    volume = read_volume_file(path)
+    np.testing.assert_array_equal(volume.array, noise())
+    (warning,) = volume.warnings
+    assert "does not say how the head lies" in warning
+    assert volume.geometry.direction == (1, 0, 0, 0, 1, 0, 0, 0, 1)  # as the warning says
+    if ".nii" not in name:
+        voxels = header.with_name("image.img" + (".gz" if name.endswith(".gz") else ""))
+        voxels.write_bytes(voxels.read_bytes()[:-900])
+        refused(lambda: read_volume_file(path), "truncated")
+
+
 def test_a_coronal_slice_of_two_dimensions(save):
     path = save(sitk.GetImageFromArray(noise((20, 24))), "slice.nii")
     with_header(path, 252, "i2", 0, 1)
@@ -174,6 +200,7 @@ def test_pictures(save, alpha):
     path = save(sitk.GetImageFromArray(np.stack(colours, -1), isVector=True), "picture.png")
     volume = read_volume_file(path)
     np.testing.assert_array_equal(volume.array, grey[None])
+    assert "does not say how large its pixels are" in volume.warnings[0]
     tiff = sitk.GetImageFromArray(grey)
     tiff.SetSpacing((25.4 / 300, 25.4 / 300))
     assert read_volume_file(save(tiff, "print.tiff")).geometry.spacing == (1, 1, 1)
@@ -293,6 +320,38 @@ def test_dicom_series(tmp_path):
     np.testing.assert_array_equal(volume.array, array)
     assert volume.geometry.spacing == pytest.approx((0.9, 0.8, 2.0))
     assert volume.geometry.origin == pytest.approx((-10, -20, 0))
+
+
+def test_a_single_dicom_slice_is_as_thick_as_it_says(tmp_path):
+    folder = tmp_path / "d"
+    write_dicom(folder, (1000 * noise((1, 20, 30))).astype(np.int16), [0.0], "1.2.3.5")
+    (file,) = folder.iterdir()
+    for path in (folder, file):  # 2 mm, see `write_dicom`
+        assert read_volume_file(path).geometry.spacing == pytest.approx((0.9, 0.8, 2.0))
+    file.write_bytes(file.read_bytes().replace(b"\x18\x00\x50\x00DS", b"\x18\x00\x88\x00DS"))
+    assert read_volume_file(file).geometry.spacing == pytest.approx((0.9, 0.8, 2.0))
+
+
+def test_dicom_files_that_cannot_be_read_are_said(tmp_path):
+    folder = tmp_path / "d"
+    write_dicom(
+        folder, (1000 * noise((12, 20, 30))).astype(np.int16), 2.0 * np.arange(12), "1.2.3.5"
+    )
+    (folder / "DICOMDIR").write_bytes(b"\0" * 128 + b"DICM")
+    (folder / "notes.txt").write_text("of the user", encoding="utf-8")
+    assert read_volume_file(folder).warnings == ()
+    for n in (10, 11):
+        (folder / f"1.2.3.5-{n}.dcm").write_bytes(b"")
+    volume = read_volume_file(folder)
+    assert len(volume.array) == 10
+    (warning,) = volume.warnings
+    assert "2 files" in warning and "1.2.3.5-10.dcm" in warning
+    damaged = (folder / "1.2.3.5-9.dcm").read_bytes()[:400]
+    for n in (9, 10, 11):
+        (folder / f"1.2.3.5-{n}.dcm").unlink()
+    (folder / "IM9").write_bytes(damaged)
+    (warning,) = read_volume_file(folder).warnings
+    assert "1 file of" in warning and "IM9" in warning
 
 
 def test_dicom_series_with_a_missing_slice(tmp_path):

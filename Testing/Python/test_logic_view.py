@@ -117,3 +117,20 @@ def test_result_of_which_a_sample_was_lost(scan, model, tmp_path):
     (out / "samples" / "sample_002.nii.gz").unlink()
     with pytest.raises(InputError, match="1 of 3 samples are missing"):
         read_result_folder(out)
+
+
+@pytest.mark.parametrize("change", ["moved", "cut"])
+def test_a_scan_that_was_changed_since(scan, model, tmp_path, sequences, change):
+    """Registered or exported anew under the same name: the result would lie beside it."""
+    mine, out = tmp_path / "scan.nii.gz", tmp_path / "out"
+    image = sitk.ReadImage(str(scan))
+    sitk.WriteImage(image, str(mine))
+    assert main(["segment", str(mine), "-o", str(out), "--model", str(model), "--device", "cpu",
+                 "--samples", "1"]) == 0  # fmt: skip
+    if change == "moved":
+        image.SetOrigin([mm + 20 for mm in image.GetOrigin()])
+    sitk.WriteImage(image[:, :, 1:] if change == "cut" else image, str(mine))
+    before = slicer.mrmlScene.GetNumberOfNodes()
+    with pytest.raises(InputError, match="other places for them"):
+        show_result_folder(out)
+    assert slicer.mrmlScene.GetNumberOfNodes() == before

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
@@ -15,9 +16,19 @@ FAILURE = 1
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code (0, or 1 on failure; usage errors exit with 2)."""
+    for stream in (sys.stdout, sys.stderr):
+        # A name that the console has no letters for must not end a run; a test's stream has none.
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     options = _parser().parse_args(arguments)
     try:
-        return options.run(options)
+        code = options.run(options)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        # Whoever read the output has seen enough; Python must not complain of it at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILURE
     except (Exception, KeyboardInterrupt) as error:
         if options.debug:
             raise
@@ -37,6 +48,8 @@ def _one_line(error: Exception) -> str:
         return f"{error.filename}: no permission. Check the path and who may read and write there."
     if isinstance(error, MRFUNetError):
         return text
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}. Check the path."
     # A defect of the program.
     return f"unexpected {type(error).__name__}: {text} (--debug shows where)"
 

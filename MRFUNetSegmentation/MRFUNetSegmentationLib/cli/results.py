@@ -18,7 +18,7 @@ from .. import __version__
 from ..errors import OutputError
 from ..files import move_together, remove_if_empty, staged
 from ..inference import sampled
-from ..inference.image_files import write_image, write_label_map, write_map
+from ..inference.image_files import can_be_named, write_image, write_label_map, write_map
 from ..inference.result_files import (
     LABEL_MAP,
     PREVIEW,
@@ -38,7 +38,8 @@ if TYPE_CHECKING:
     from ..inference.segmentation import Segmentation
 
 # What a run may write, as patterns.
-_OURS = (LABEL_MAP, SEGMENTATION, REPORT, PREVIEW, VOLUMES, map_file("*"), *SAMPLE_FILES)
+_MAPS = (*{*sampled.CAPTIONS, *sampled.CAPTIONS_OF_ONE}, f"{sampled.PROBABILITY}[0-9]*")
+_OURS = (LABEL_MAP, SEGMENTATION, REPORT, PREVIEW, VOLUMES, *map(map_file, _MAPS), *SAMPLE_FILES)
 # Samples in the picture.
 _PICTURED = 6
 _MEANING = (
@@ -52,15 +53,22 @@ class ResultFolder:
 
     Args:
         path: the folder; made if it does not exist.
+        source: the file or folder that is to be segmented, which is never replaced.
         overwrite: whether earlier results in it may be replaced.
 
     Raises:
         OutputError: if it cannot be written to, or holds results that may not be replaced.
     """
 
-    def __init__(self, path: Path, *, overwrite: bool) -> None:
+    def __init__(self, path: Path, source: Path, *, overwrite: bool) -> None:
         self.path = path
+        self._source = source
         self._overwrite = overwrite
+        if not can_be_named(path):
+            raise OutputError(
+                f"{path!a}: the name is not in the system's encoding of names. Choose another "
+                "folder."
+            )
         if path.exists() and not path.is_dir():
             raise OutputError(f"{path}: there is a file of this name. Choose another folder.")
         self._check_earlier()
@@ -118,7 +126,13 @@ class ResultFolder:
             _write_picture(folder, volume, segmentation.labels, segmentation.card.segments)
 
     def _check_earlier(self) -> None:
-        """Refuse to replace an earlier run's files unasked."""
+        """Refuse to replace an earlier run's files unasked, and the scan at all."""
+        source = self._source
+        if source.exists() and any(file.samefile(source) for file in self._earlier()):
+            raise OutputError(
+                f"{self.path}: the scan itself, {source.name}, has the name of a result in "
+                "this folder and would be replaced. Choose another folder."
+            )
         there = sorted({file.relative_to(self.path).parts[0] for file in self._earlier()})
         if there and not self._overwrite:
             raise OutputError(
@@ -259,7 +273,8 @@ def _report(
     card = result.card
     return {
         "input": {
-            "path": str(source.resolve()),
+            # Links stay: what they point to may have a name that tells no format.
+            "path": str(source.absolute()),
             **({"series": series} if series else {}),
             "size": list(volume.geometry.size),
             "spacing_mm": list(volume.geometry.spacing),

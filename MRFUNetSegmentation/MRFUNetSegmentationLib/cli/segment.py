@@ -137,10 +137,10 @@ def add_parser(commands) -> argparse.ArgumentParser:
 def run(options: argparse.Namespace) -> int:
     """Segment a file; return the exit code."""
     _check(options)
-    folder = ResultFolder(options.output, overwrite=options.overwrite)
     volume = read_volume_file(
         options.input, options.series, replace_non_finite=options.replace_non_finite
     )
+    folder = ResultFolder(options.output, options.input, overwrite=options.overwrite)
     if not volume.geometry.right_angled:
         raise InputError(
             f"{options.input}: the axes of the voxels are not at right angles (sheared), which the "

@@ -43,9 +43,12 @@ def run(options: argparse.Namespace) -> int:
             f"{options.slicer or 'Slicer'}: there is no such program on the PATH. Install 3D "
             "Slicer (https://download.slicer.org), or say where it is with --slicer FILE."
         )
+    # Last, and no longer than needed: beside an installed package lie others, numpy say, that are
+    # not built for Slicer's Python.
+    where = str(_PACKAGE.parent)
     code = (
-        f"import sys; sys.path.insert(0, {str(_PACKAGE.parent)!r}); "
-        f"from {_PACKAGE.name}.logic.view import show_result_folder; "
+        f"import sys; sys.path.append({where!r}); "
+        f"from {_PACKAGE.name}.logic.view import show_result_folder; sys.path.remove({where!r}); "
         f"show_result_folder({str(folder)!r})"
     )
     return subprocess.run([slicer, "--python-code", code], check=False).returncode

@@ -91,6 +91,7 @@ def evaluate(
     results = Results(cases, [m.name for m in models] + list(peer_names))
     kept: dict[str, list[tuple[Geometry, dict[str, Masks]]]] = {}
     unusable: list[str] = []
+    noted: dict[str, list[str]] = {}  # what may hold for many scans is said once
     for case in cases.cases:
         try:
             loaded = load_case(case, cases, data, replace_non_finite=replace_non_finite)
@@ -98,7 +99,8 @@ def evaluate(
             unusable.append(f"{case.name}: {error}")
             report(f"{case.name}: left out: {error}")
             continue
-        results.notes += [f"{case.name}: {note}" for note in loaded.notes]
+        for note in loaded.notes:
+            noted.setdefault(note, []).append(case.name)
         masks = _segmentations(loaded, cases, models, peer_names, results, report)
         for method, found in masks.items():
             _measure(method, found, loaded, results)
@@ -111,6 +113,7 @@ def evaluate(
             kept.setdefault(case.subject, []).append((loaded.volume.geometry, masks))
     if len(unusable) == len(cases.cases):
         raise InputError(f"No case can be used. {unusable[0]}")
+    results.notes += [f"{', '.join(names)}: {note}" for note, names in noted.items()]
     results.notes += unusable
     for subject, scans in kept.items():
         _compare_scans(subject, scans, results)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,15 +16,30 @@ from .volume import Geometry, Volume
 _GAP_TOLERANCE = 0.05
 # mm between slices.
 _SMALLEST_GAP = 1e-3
+# DICOM's slice thickness.
+_THICK = "0018|0050"
 
 
 # Formats of pictures: what they call resolution is that of print, or of nothing.
 _PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+_NO_SIZE = (
+    "The file is a picture, which does not say how large its pixels are. They were taken to be 1 "
+    "mm wide and thick: all volumes in ml and distances in mm rest on that."
+)
 
 
 def has_place(path: Path) -> bool:
     """Whether a file of this name says where its voxels lie. Pictures do not: 1 mm, at 0."""
     return not path.name.lower().endswith(_PICTURES)
+
+
+def can_be_named(path: Path) -> bool:
+    """Whether ITK can take the path; with another one it ends the process."""
+    try:
+        str(path.absolute()).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def read_volume_file(
@@ -41,12 +57,12 @@ def read_volume_file(
     """
     if not path.exists():
         raise InputError(f"{path}: no such file or folder. Check the path.")
-    if not _can_be_named(path):
+    if not can_be_named(path):
         raise InputError(
             f"{path!a}: the name is not in the system's encoding of names. Rename the file or "
             "folder."
         )
-    image, warnings = (_read_series(path, series), ()) if path.is_dir() else _read_file(path)
+    image, warnings = _read_series(path, series) if path.is_dir() else _read_file(path)
     try:
         return Volume.from_image(image, replace_non_finite=replace_non_finite, warnings=warnings)
     except InputError as error:
@@ -95,7 +111,8 @@ def _read_file(path: Path) -> tuple[sitk.Image, tuple[str, ...]]:
         image = sitk.JoinSeries(image)
     elif image.GetDimension() == 4 and image.GetSize()[3] == 1:
         image = image[:, :, :, 0]
-    return image, nifti.warnings if nifti else ()
+    warnings = nifti.warnings if nifti else ()
+    return _with_thickness(image), warnings if has_place(path) else (_NO_SIZE,)
 
 
 def write_label_map(path: Path, labels: np.ndarray, geometry: Geometry) -> sitk.Image:
@@ -168,7 +185,8 @@ def _with_lost_values(image: sitk.Image, floats: np.ndarray) -> sitk.Image:
     return restored
 
 
-def _read_series(folder: Path, series: str | None) -> sitk.Image:
+def _read_series(folder: Path, series: str | None) -> tuple[sitk.Image, tuple[str, ...]]:
+    """Return the image of a folder of DICOM files and what the user should know of it."""
     found = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
     if not found:
         raise InputError(
@@ -180,7 +198,10 @@ def _read_series(folder: Path, series: str | None) -> sitk.Image:
         raise InputError(f"{folder}: the folder holds {len(found)} series, choose one: {listed}.")
     if series is not None and series not in found:
         raise InputError(f"{folder}: there is no series {series}. There are: {'; '.join(found)}.")
-    files = _files(folder, series or found[0])
+    files, left_out = _files(folder, series or found[0]), _left_out(folder, found)
+    if len(files) == 1:
+        image, warnings = _read_file(Path(files[0]))
+        return image, (*warnings, *left_out)
     reader = sitk.ImageSeriesReader()
     reader.SetFileNames(files)
     reader.MetaDataDictionaryArrayUpdateOn()
@@ -191,7 +212,43 @@ def _read_series(folder: Path, series: str | None) -> sitk.Image:
             f"{folder}: the DICOM series cannot be read ({_reason(error)}). Export it again."
         ) from error
     _check_gaps(folder, image, reader, len(files))
+    return image, left_out
+
+
+def _with_thickness(image: sitk.Image) -> sitk.Image:
+    """Return a file's image; a single DICOM slice without spacing as thick as it says.
+
+    ITK takes 1 mm for the spacing then, and says so in the place of that entry.
+    """
+    if image.GetSize()[2:] == (1,) and image.GetSpacing()[2] == 1 and image.HasMetaDataKey(_THICK):
+        try:
+            thickness = float(image.GetMetaData(_THICK))
+        except ValueError:  # the entry is empty
+            return image
+        if thickness > 0:
+            image.SetSpacing((*image.GetSpacing()[:2], thickness))
     return image
+
+
+def _left_out(folder: Path, found: Sequence[str]) -> tuple[str, ...]:
+    """Say which files of a folder should be DICOM and are of no series."""
+    read = {Path(file) for uid in found for file in _files(folder, uid)}
+    others = sorted(f for f in folder.iterdir() if f.is_file() and f not in read)
+    damaged = [f for f in others if f.name.upper() != "DICOMDIR" and _seems_dicom(f)]
+    if not damaged:
+        return ()
+    files = "1 file" if len(damaged) == 1 else f"{len(damaged)} files"
+    return (
+        f"{files} of the folder could not be read as DICOM and count as not there (the first is "
+        f"{damaged[0].name}). If the copy is not complete, parts of the head may be missing.",
+    )
+
+
+def _seems_dicom(file: Path) -> bool:
+    if file.suffix.lower() == ".dcm":
+        return True
+    with file.open("rb") as content:
+        return content.read(132)[128:] == b"DICM"
 
 
 def _files(folder: Path, series: str) -> tuple[str, ...]:
@@ -208,7 +265,7 @@ def _check_gaps(
         for n in range(slices)
         if reader.HasMetaDataKey(n, key)
     ]
-    if slices < 2 or len(positions) < slices:
+    if len(positions) < slices:
         return
     steps = np.diff(np.array(positions), axis=0)
     across = np.reshape(image.GetDirection(), (3, 3))[:, :2]
@@ -233,15 +290,6 @@ def _check_gaps(
             "gantry). Load the series in Slicer, which corrects that, and segment it there, or "
             "save it as NRRD or NIfTI."
         )
-
-
-def _can_be_named(path: Path) -> bool:
-    """Whether ITK can take the path; with another one it ends the process."""
-    try:
-        str(path).encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _reason(error: RuntimeError) -> str:

@@ -1,7 +1,8 @@
-"""What ITK's reader of NIfTI-1 files passes over: missing voxels, NaN, a second place in space.
+"""What ITK's reader of NIfTI-1 files passes over: missing voxels, NaN, no or two places in space.
 
-Offsets and types are those of nifti1.h (Cox et al., "A (sort of) new image data format standard:
-NIfTI-1", 2004).
+So it does of files of Analyze 7.5, whose header NIfTI's grew out of: size, type and offset of the
+voxels stand in the same bytes. Offsets and types are those of nifti1.h (Cox et al., "A (sort of)
+new image data format standard: NIfTI-1", 2004).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from ..errors import InputError
 
 # Ends of names: a file, or a pair of which the first holds the header.
 _SINGLE, _HEADER, _VOXELS = (".nii", ".nii.gz"), ".hdr", ".img"
+_COMPRESSED = ".gz"
 _HEADER_BYTES = 348
 _MAGIC = (b"n+1\0", b"ni1\0")
 _GZIP = b"\x1f\x8b"
@@ -36,12 +38,12 @@ _SAME_SIZE = 0.01
 
 @dataclass(frozen=True)
 class NiftiFile:
-    """A NIfTI-1 file that is whole.
+    """A file of NIfTI-1 or Analyze that is whole.
 
     Attributes:
         floats: voxels as they are stored, in the file's order; None where they are integers.
         places: matrices (4, 4) from voxel indices i, j, k to mm in RAS that its header gives,
-            those of its qform and its sform.
+            those of its qform and its sform; Analyze has none.
         size: voxels along i, j, k.
         spacing: mm along i, j, k, as the header gives it beside those matrices.
     """
@@ -64,6 +66,8 @@ class NiftiFile:
     def warnings(self) -> tuple[str, ...]:
         """What the user should know of the file."""
         found = []
+        if not self.places and self.size[2] > 1:
+            found.append(_NO_PLACE)
         for place in self.places:
             spacing = np.linalg.norm(place[:3, :3], axis=0)
             several = np.greater(self.size, 1)  # a single slice need not say how thick it is
@@ -84,6 +88,11 @@ class NiftiFile:
         return tuple(found)
 
 
+_NO_PLACE = (
+    "The file's header does not say how the head lies. Slicer's guess was taken: rows run to the "
+    "patient's left, columns to the back, slices to the head. Where the scan is on its side or its "
+    "face behind, the segmentation is wrong: save it anew with its orientation, say from DICOM."
+)
 _CORNERS = tuple(np.ndindex(2, 2, 2))
 
 
@@ -129,8 +138,12 @@ class _Header:
 
     @property
     def known(self) -> bool:
-        """Whether it is one of NIfTI-1."""
-        return len(self._content) == _HEADER_BYTES and self._content[344:348] in _MAGIC
+        """Whether it is one of NIfTI-1 or Analyze, which gives its own size alone."""
+        return len(self._content) == _HEADER_BYTES and self._entries("i4", 0)[0] == _HEADER_BYTES
+
+    @property
+    def _of_nifti(self) -> bool:
+        return self._content[344:348] in _MAGIC
 
     @property
     def _shape(self) -> list[int]:
@@ -162,6 +175,8 @@ class _Header:
     @property
     def _scale(self) -> float:
         """Size of the header's unit of length, mm."""
+        if not self._of_nifti:
+            return 1.0
         return _UNITS.get(self._content[123] & _FIRST_THREE_BITS, 1.0)
 
     @property
@@ -172,6 +187,8 @@ class _Header:
     @property
     def places(self) -> tuple[np.ndarray, ...]:
         """The matrices of qform and sform, as far as the header gives them."""
+        if not self._of_nifti:
+            return ()
         qform, sform = self._entries("i2", 252, 2)
         scale = self._scale
         found = []
@@ -206,8 +223,12 @@ def _files(path: Path) -> tuple[Path | None, Path | None]:
     name = path.name.lower()
     if name.endswith(_SINGLE):
         return path, path
-    pair = {file.suffix.lower(): file for file in path.parent.glob(f"{glob.escape(path.stem)}.*")}
-    if path.suffix.lower() in (_HEADER, _VOXELS) and _HEADER in pair and _VOXELS in pair:
+    name = path.stem if path.suffix.lower() == _COMPRESSED else path.name
+    stem, kind = name[:-4], name[-4:].lower()
+    pair = {}
+    for file in path.parent.glob(f"{glob.escape(stem)}.*"):
+        pair.setdefault(file.name[len(stem) :].lower().removesuffix(_COMPRESSED), file)
+    if kind in (_HEADER, _VOXELS) and _HEADER in pair and _VOXELS in pair:
         return pair[_HEADER], pair[_VOXELS]
     return None, None
 

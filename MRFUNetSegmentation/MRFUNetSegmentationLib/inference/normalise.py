@@ -20,6 +20,10 @@ _PADDING_DISTANCE = 0.25
 # Outliers: what lies further outside of these percentiles than so many times their distance.
 _OUTLIER_PERCENTILES = (1.0, 99.0)
 _OUTLIER_DISTANCE = 100.0
+# A constant background among the grey values: one value of so large a share of the outermost faces,
+# within these percentiles of the others.
+_BACKGROUND_SHARE = 0.5
+_BACKGROUND_PERCENTILES = (5.0, 95.0)
 
 
 def normalised(array: np.ndarray, grid: ModelGrid, normalisation: dict[str, Any]) -> Tensor:
@@ -44,7 +48,8 @@ def normalised(array: np.ndarray, grid: ModelGrid, normalisation: dict[str, Any]
         return grid.to_model(unit.numpy())
     # To 0..1 first: 64-bit integers and doubles need not fit float32. By torch, so that a
     # cancelled run ends in between.
-    unit = torch.from_numpy(without_padding(without_outliers(array.astype(np.float64))))
+    array = without_outliers(array.astype(np.float64))
+    unit = torch.from_numpy(without_padding(with_darkest_background(array)))
     smallest = torch.finfo(unit.dtype).tiny
     unit /= unit.abs().max().clamp_min(smallest)
     unit -= unit.min()
@@ -74,6 +79,27 @@ def without_outliers(array: np.ndarray) -> np.ndarray:
         return array
     inside = array[~(low | high)]
     return np.where(low, inside.min(), np.where(high, inside.max(), array))
+
+
+def with_darkest_background(array: np.ndarray) -> np.ndarray:
+    """Return a volume (k, j, i) with the smallest value in the place of a background among them.
+
+    A skull-stripped brain whose grey values were brought to a mean of 0 lies in zeros: to a network
+    the background would be as bright as the brain.
+    """
+    # Where few slices were taken, the first and the last show the head.
+    longest = np.argsort(array.shape)[-2:]
+    faces = np.concatenate([array.take((0, -1), axis).reshape(-1) for axis in longest])
+    unique, counts = np.unique(faces, return_counts=True)
+    background = unique[counts.argmax()]
+    if counts.max() <= _BACKGROUND_SHARE * faces.size:
+        return array
+    values = array.reshape(-1)[:: max(1, array.size // SUBSET)]
+    others = values[values != background]
+    if not others.size:
+        return array
+    low, high = np.percentile(others, _BACKGROUND_PERCENTILES)
+    return np.where(array == background, array.min(), array) if low < background < high else array
 
 
 def without_padding(array: np.ndarray) -> np.ndarray:

@@ -24,8 +24,12 @@ LABEL_MAP, SEGMENTATION, REPORT, PREVIEW, VOLUMES, SAMPLES = (
     "volumes.csv",
     "samples",
 )
-# Patterns of what is in the folder of samples.
-SAMPLE_FILES = (f"{SAMPLES}/sample_*.nii.gz", f"{SAMPLES}/probabilities_*.nii.gz")
+# Patterns of what is in the folder of samples: three digits, or four.
+SAMPLE_FILES = tuple(
+    f"{SAMPLES}/{kind}_{number}.nii.gz"
+    for kind in ("sample", "probabilities")
+    for number in ("[0-9]" * 3, "[0-9]" * 4)
+)
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,7 @@ class WrittenResult:
         device: where it was computed, for users.
         options: as of `Segmentation`.
         version: of the program that has written it.
+        geometry: of the scan when it was segmented.
         labels: uint8, class k has value k; with samples, their consensus.
         maps: float32 by name, of the probabilities of one segmentation; none with samples.
         samples: the result with those maps and samples that were written; None if no samples were
@@ -53,6 +58,7 @@ class WrittenResult:
     device: str
     options: dict[str, bool | float]
     version: str
+    geometry: Geometry
     labels: np.ndarray
     maps: dict[str, np.ndarray]
     samples: SampledResult | None
@@ -90,7 +96,8 @@ def read_result_folder(folder: Path) -> WrittenResult:
     try:
         report = json.loads(report_file.read_text(encoding="utf-8"))
         card = ModelCard.from_dict(report["model"]["card"], str(report_file))
-        samples = _sampled(folder, report, card) if "samples" in report else None
+        segmented = sitk.ReadImage(str(folder / LABEL_MAP))
+        samples = _sampled(folder, segmented, report, card) if "samples" in report else None
         return WrittenResult(
             source=Path(report["input"]["path"]),
             series=report["input"].get("series"),
@@ -99,7 +106,8 @@ def read_result_folder(folder: Path) -> WrittenResult:
             device=report["device"],
             options=report["options"],
             version=report["versions"]["mrfunet"],
-            labels=samples.consensus if samples else read_array(folder / LABEL_MAP),
+            geometry=Geometry.from_image(segmented),
+            labels=samples.consensus if samples else sitk.GetArrayFromImage(segmented),
             maps=_read_maps(folder, report.get("maps", {})),
             samples=samples,
         )
@@ -120,9 +128,10 @@ def _read_maps(folder: Path, entries: dict[str, dict[str, Any]]) -> dict[str, np
     return {name: read_array(folder / entry["file"]) for name, entry in entries.items()}
 
 
-def _sampled(folder: Path, report: dict[str, Any], card: ModelCard) -> SampledResult:
+def _sampled(
+    folder: Path, consensus: sitk.Image, report: dict[str, Any], card: ModelCard
+) -> SampledResult:
     samples = report["samples"]
-    consensus = sitk.ReadImage(str(folder / LABEL_MAP))
     written = [folder / sample_file(n) for n in range(samples["number"])]
     kept = [file for file in written if file.is_file()]
     if kept and kept != written:

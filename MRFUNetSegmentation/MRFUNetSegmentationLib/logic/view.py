@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import slicer
 
+from ..errors import InputError
 from ..inference.image_files import read_volume_file
 from ..inference.label_maps import compress
 from ..inference.result_files import WrittenResult, read_result_folder
@@ -27,10 +28,15 @@ def show_result_folder(folder: str | Path):
         folder: the command's output.
 
     Raises:
-        InputError: if the results or the scan cannot be read.
+        InputError: if the results or the scan cannot be read, or the scan lies elsewhere by now.
     """
     result = read_result_folder(Path(folder))
     volume = read_volume_file(result.source, result.series, replace_non_finite=True)
+    if not volume.geometry.has_voxels_of(result.geometry):
+        raise InputError(
+            f"{result.source}: the scan has other voxels, or other places for them, than when it "
+            f"was segmented. Segment it again, or bring back the one that {folder} is of."
+        )
     matrix, mirror = _right_handed(volume.geometry)
     voxels = _mirrored(volume.array, mirror)
     node = slicer.util.addVolumeFromArray(voxels, matrix, name=result.source.name)
