@@ -165,7 +165,9 @@ def test_folder_of_imported_models(tmp_path):
     second.touch()
     (tmp_path / "Models" / "notes.txt").touch()
     assert folder.models() == [str(second), str(first)]
-    folder.clear([str(second)])
+    link = tmp_path / "link"
+    link.symlink_to(folder.path)
+    folder.clear([str(link / second.name)])
     assert sorted(path.name for path in folder.path.iterdir()) == [
         "mine-2.safetensors",
         "notes.txt",

@@ -3,15 +3,19 @@
 import gc
 import json
 import os
+import shutil
 import sys
 import time
 import types
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 from gui_tools import ParameterNode, load_ui
 from MRFUNetSegmentationLib.checkpoints.load import build_network, save_checkpoint
 from mrml_scene import OBLIQUE, add_volume
+from sampling_tools import write_model
+from sequence_tools import add_sequence, browser_of, shown_volume
 from test_checkpoints_convert import card, random_seg_mrf_net, saved
 
 MATRIX = OBLIQUE @ np.diag([6.0, 4.8, 3.0, 1.0])
@@ -166,6 +170,113 @@ def test_result_of_another_file_of_the_same_name_stays(harness, scene, volume, t
     harness.panel.follow_scene()
     assert harness.parameters.model == first_model
     assert harness.parameters.outputSegmentation is first
+
+
+def test_result_of_a_checkpoint_that_was_replaced_stays(harness, volume, tmp_path, tiny_card):
+    """As where training goes on: the file is that of another network."""
+    from MRFUNetSegmentationLib.mrml.segmentations import SHA256, read_provenance
+
+    mine = tmp_path / "mine.safetensors"
+    save_checkpoint(mine, build_network(tiny_card), tiny_card)
+    harness.parameters.model = str(mine)
+    harness.panel.follow_scene()
+    harness.apply()
+    harness.wait_for_end()
+    first = harness.parameters.outputSegmentation
+    save_checkpoint(mine, build_network(tiny_card), tiny_card)
+    os.utime(mine, ns=(1, 1))
+    harness.apply()
+    harness.wait_for_end()
+    second = harness.parameters.outputSegmentation
+    assert second is not first and not harness.looks_wrong
+    shas = [read_provenance(node)[SHA256] for node in (first, second)]
+    assert len(set(shas)) == 2
+    harness.apply()
+    harness.wait_for_end()
+    assert harness.parameters.outputSegmentation is second
+
+
+def test_model_that_is_back_can_be_used(harness, volume, tmp_path, tiny_checkpoint):
+    """Its drive was not there when the scene was loaded."""
+    mine = tmp_path / "drive" / "mine.safetensors"
+    harness.parameters.model = str(mine)
+    harness.panel.follow_scene()
+    assert not harness.ui.applyButton.isEnabled() and "neither a file" in harness.message
+    mine.parent.mkdir()
+    shutil.copy(tiny_checkpoint, mine)
+    harness.panel.leave()
+    harness.panel.set_parameters(harness.parameters)
+    assert harness.ui.applyButton.isEnabled()
+
+
+def test_stepping_while_away_does_not_overwrite(harness, scene, sequences):
+    sequence = add_sequence(scene, [blobs(1), blobs(2)], [MATRIX] * 2)
+    harness.parameters.inputVolume = shown_volume(sequence)
+    harness.apply()
+    harness.wait_for_end()
+    first = harness.parameters.outputSegmentation
+    harness.panel.leave()
+    browser_of(sequence).SetSelectedItemNumber(1)
+    harness.panel.set_parameters(harness.parameters)
+    assert harness.parameters.outputSegmentation is None
+    harness.apply()
+    harness.wait_for_end()
+    assert harness.parameters.outputSegmentation is not first
+    harness.panel.leave()
+    harness.panel.set_parameters(harness.parameters)
+    assert harness.parameters.outputSegmentation is not None  # nothing has changed
+
+
+def test_run_that_ends_while_a_file_is_chosen_for_export(
+    harness, scene, sequences, tmp_path, tiny_card, monkeypatch
+):
+    from MRFUNetSegmentationLib.gui.sections import export
+    from MRFUNetSegmentationLib.mrml.export import read_labels
+    from MRFUNetSegmentationLib.mrml.results import samples_of
+
+    volume = add_volume(scene, blobs(), MATRIX, "Scan")
+    harness.parameters.model = str(write_model(tmp_path, tiny_card))
+    harness.parameters.inputVolume, harness.parameters.samples = volume, 3
+    harness.apply()
+    harness.wait_for_end()
+    samples = samples_of(harness.parameters.outputSegmentation)
+    samples.show(3)
+    shown = read_labels(samples.shown, volume).copy()
+    harness.parameters.exportContent, harness.parameters.exportFormat = "sample", ".nii.gz"
+    harness.panel.refresh()
+    harness.parameters.seed = 9
+    harness.apply()
+    file = tmp_path / "sample3.nii.gz"
+
+    def dialog(*_) -> str:
+        end = time.monotonic() + 2  # the run takes a tenth of that
+        harness.wait(lambda: time.monotonic() > end)
+        return str(file)
+
+    fake = types.SimpleNamespace(getSaveFileName=dialog)
+    monkeypatch.setattr(export.qt, "QFileDialog", fake)
+    harness.ui.exportButton.click()
+    assert (sitk.GetArrayFromImage(sitk.ReadImage(str(file))) == shown).all()
+    harness.wait_for_end()
+    new = samples_of(harness.parameters.outputSegmentation)
+    assert not (read_labels(new.shown, volume) == shown).all()
+
+
+def test_what_was_hidden_during_a_run_is_seen_again_when_it_is_taken_back(harness, scene, volume):
+    """By a comparison of samples, which ends with the run."""
+    from MRFUNetSegmentationLib.mrml.hiding import hide, show_hidden
+
+    harness.panel.follow_scene()
+    harness.apply()
+    harness.wait_for_end()
+    display = harness.parameters.outputSegmentation.GetDisplayNode()
+    harness.apply()
+    hide([display])
+    harness.wait_for_end()
+    show_hidden(scene)
+    harness.ui.takeBackButton.click()
+    display = harness.parameters.outputSegmentation.GetDisplayNode()
+    assert display.GetVisibility()
 
 
 def test_checkpoint_is_hashed_again_only_if_it_has_changed(harness, tiny_card, tmp_path):

@@ -6,6 +6,7 @@ import sys
 import time
 import weakref
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ import SimpleITK as sitk
 import torch
 from MRFUNetSegmentationLib.checkpoints.load import load_checkpoint
 from MRFUNetSegmentationLib.errors import Cancelled, DeviceError, InputError
-from MRFUNetSegmentationLib.inference import devices, normalise, run
+from MRFUNetSegmentationLib.inference import devices, engine, normalise, run
 from MRFUNetSegmentationLib.inference.batches import Slices
 from MRFUNetSegmentationLib.inference.devices import (
     describe_devices,
@@ -373,6 +374,69 @@ def test_options_of_a_run_are_on_record(tiny_checkpoint):
     assert plain == {"mrf": True, "intensities": False, "tolerance": 0.0}
     other = Segmenter(checkpoint, "cpu", tolerance=0.1, mrf=False).segment(volume).options
     assert other == {"mrf": False, "intensities": False, "tolerance": 0.1}
+
+
+def test_gpu_that_is_full_already(tiny_checkpoint, monkeypatch):
+    """Another program holds it: the network itself does not fit."""
+    array = head()
+    volume, checkpoint = Volume(array, geometry(array)), load_checkpoint(tiny_checkpoint)
+    expected = Segmenter(checkpoint, "cpu").segment(volume)
+    kind, full = type(checkpoint.network), [True]
+    original = kind.to
+
+    def to(self, device, **options):
+        if device.type == "cuda":
+            if full[0]:
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+            device = torch.device("cpu")
+        return original(self, device, **options)
+
+    monkeypatch.setattr(kind, "to", to)
+    monkeypatch.setattr(engine, "resolve_device", lambda name: torch.device("cuda:0"))
+    segmenter = Segmenter(checkpoint, "auto")
+    for _ in range(2):
+        result = segmenter.segment(volume)
+        assert result.device.startswith("cpu")
+        assert result.warnings == [
+            "Out of memory on cuda:0: going on with the CPU, which is slower."
+        ]
+        assert np.array_equal(result.labels, expected.labels)
+    full[0] = False  # each run tries anew
+    segmenter._move_to_wanted()
+    assert segmenter.device.type == "cuda"
+
+
+@pytest.mark.parametrize(
+    ("capability", "built_for", "usable"),
+    [
+        ((8, 6), ["sm_80", "sm_90"], True),
+        ((6, 1), ["sm_75", "sm_80", "compute_90"], False),
+        ((12, 0), ["sm_80", "compute_90"], True),
+        ((12, 0), ["sm_75", "sm_80"], False),
+        ((9, 0), ["sm_90a"], True),
+    ],
+)
+def test_gpu_that_pytorch_was_not_built_for(monkeypatch, capability, built_for, usable):
+    """Every run would end with "no kernel image is available"."""
+    found = {
+        "is_available": True,
+        "device_count": 1,
+        "get_device_name": "NVIDIA GTX 1080",
+        "get_device_capability": capability,
+        "get_arch_list": built_for,
+        "get_device_properties": SimpleNamespace(total_memory=8e9),
+    }
+    for name, answer in found.items():
+        monkeypatch.setattr(torch.cuda, name, lambda *_, answer=answer: answer)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    assert resolve_device("auto") == torch.device("cuda:0" if usable else "cpu")
+    assert ("cuda:0" in [d["id"] for d in describe_devices()]) is usable
+    if usable:
+        assert why_no_gpu() is None and resolve_device("cuda") == torch.device("cuda:0")
+    else:
+        assert "not made for the GPU (NVIDIA GTX 1080)" in why_no_gpu()
+        with pytest.raises(DeviceError, match="not made for the GPU"):
+            resolve_device("cuda:0")
 
 
 def test_apple_gpu_is_taken_only_if_it_has_what_networks_need(monkeypatch):

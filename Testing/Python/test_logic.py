@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 slicer = pytest.importorskip("slicer")
-
+import vtk  # noqa: E402
 from MRFUNetSegmentationLib.checkpoints.load import load_checkpoint  # noqa: E402
 from MRFUNetSegmentationLib.errors import (  # noqa: E402
     Cancelled,
@@ -276,6 +276,13 @@ def test_wrong_nodes_are_refused_at_once(logic, volume_node, scene, tiny_checkpo
     scene.RemoveNode(output)
     with pytest.raises(InputError, match="output segmentation Result is no longer"):
         logic.segment(volume_node, tiny_checkpoint, outputNode=output)
+    surfaces = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "Skull")
+    sphere = vtk.vtkSphereSource()
+    sphere.Update()
+    surfaces.AddSegmentFromClosedSurfaceRepresentation(sphere.GetOutput(), "Skull", (1, 0, 0))
+    surfaces.GetSegmentation().SetSourceRepresentationName("Closed surface")
+    with pytest.raises(InputError, match="Skull holds closed surface segments"):
+        logic.segment(volume_node, tiny_checkpoint, outputNode=surfaces, waitForCompletion=False)
 
 
 # --- A scene that changes during the run ----------------------------------------------------------

@@ -1,11 +1,17 @@
 """A sequence of volumes from node to nodes, with a real worker."""
 
+import shutil
+
 import numpy as np
 import pytest
 
 slicer = pytest.importorskip("slicer")
 
-from MRFUNetSegmentationLib.checkpoints.load import load_checkpoint  # noqa: E402
+from MRFUNetSegmentationLib.checkpoints.load import (  # noqa: E402
+    build_network,
+    load_checkpoint,
+    save_checkpoint,
+)
 from MRFUNetSegmentationLib.errors import Cancelled, InputError  # noqa: E402
 from MRFUNetSegmentationLib.inference.engine import Segmenter  # noqa: E402
 from MRFUNetSegmentationLib.inference.segmentation import Segmentation  # noqa: E402
@@ -69,6 +75,24 @@ def test_one_process_and_one_model_serve_all_volumes(start):
     assert "Loading the model" not in run.result.timings
     assert run.result.volumes == 3
     assert run.result.device
+
+
+def test_model_that_is_replaced_during_the_run(
+    logic, sequence, tiny_checkpoint, tiny_card, tmp_path
+):
+    """As where training goes on: some of the segmentations would be of another network."""
+    model = tmp_path / "mine.safetensors"
+    shutil.copy(tiny_checkpoint, model)
+    before = state_of(sequence.GetScene())
+    run = logic.segment(sequence, model, "cpu", waitForCompletion=False)
+    while run._place == 0:
+        run.poll()
+    save_checkpoint(model, build_network(tiny_card), tiny_card)
+    poll_to_the_end(run)
+    assert run.state == "failed"
+    assert "Volume 2 of 3" in str(run.error) or "Volume 3 of 3" in str(run.error)
+    assert "two networks" in str(run.error)
+    assert state_of(sequence.GetScene()) == before
 
 
 def test_volumes_may_be_browsed_during_the_run(start, sequence):

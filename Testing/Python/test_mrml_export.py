@@ -686,6 +686,17 @@ def test_folder_that_is_a_file(volume, segmentation, tmp_path):
         export_file(tmp_path / "file" / "out.nrrd", segmentation, volume, CLASSES)
 
 
+def test_a_full_disk_is_not_taken_for_permissions(tmp_path, monkeypatch):
+    """The folder above, of mounted disks say, may be locked."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)
+    error = export.cannot_write(disk, OSError(28, "No space left on device"))
+    assert "No space left" in str(error) and "permission" not in str(error)
+    error = export.cannot_write(tmp_path / "out.nii.gz", PermissionError(13, "Permission denied"))
+    assert f"no permission to write to {tmp_path}" in str(error)
+
+
 @pytest.mark.skipif(
     not hasattr(os, "geteuid") or os.geteuid() == 0, reason="the superuser may write anywhere"
 )

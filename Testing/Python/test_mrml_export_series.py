@@ -136,7 +136,12 @@ def test_samples_are_exported_in_steps(samples, tmp_path):
 
 
 @pytest.mark.parametrize("steps_taken", [0, 1, 4])
-def test_export_that_ends_early_leaves_nothing(scene, samples, tmp_path, steps_taken):
+@pytest.mark.parametrize("views", [False, True])
+def test_export_that_ends_early_leaves_nothing(
+    scene, samples, tmp_path, steps_taken, views, monkeypatch
+):
+    if views:  # those of the application must not lose a segmentation's display
+        monkeypatch.setattr(slicer, "app", object(), raising=False)
     before = [scene.GetNthNode(i).GetID() for i in range(scene.GetNumberOfNodes())]
     (tmp_path / "old").mkdir()
     for steps in (

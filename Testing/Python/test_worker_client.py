@@ -398,6 +398,31 @@ def test_killed_worker_is_reported_with_its_log_and_replaced(temporary, tiny_che
 
 
 @posix
+@pytest.mark.parametrize("seen_by", ["alive", "exit_code"])
+def test_what_a_dead_worker_leaves_is_killed_at_once(
+    temporary, tiny_checkpoint, tmp_path, monkeypatch, seen_by
+):
+    """Later another program may have its ID: nothing is killed by it any more."""
+    note = tmp_path / "child"
+    child = _AFTER_START + (
+        "when_started(lambda: open(os.environ['NOTE'], 'w')"
+        ".write(str(subprocess.Popen(['sleep', '600']).pid)))"
+    )
+    environment = {**environment_with(tmp_path, sitecustomize=child), "NOTE": str(note)}
+    worker = Worker(environment=environment)
+    worker.submit(small_volume(), tiny_checkpoint).wait(60)
+    assert wait_until(lambda: note.exists() and note.read_text(encoding="utf-8"))
+    pids = [pid_of(worker), int(note.read_text(encoding="utf-8"))]
+    os.kill(pids[0], signal.SIGKILL)
+    process = worker._process
+    assert wait_until(lambda: not process.alive if seen_by == "alive" else process.exit_code())
+    assert wait_until(lambda: not any(map(is_running, pids)))
+    monkeypatch.setattr(os, "killpg", lambda *_: pytest.fail("another program was killed"))
+    worker.close()
+    assert not any(temporary.iterdir())
+
+
+@posix
 def test_worker_that_died_between_runs_is_replaced_silently(worker, tiny_checkpoint):
     worker.submit(small_volume(), tiny_checkpoint).wait(60)
     os.kill(pid_of(worker), signal.SIGKILL)

@@ -32,6 +32,9 @@ class ModelFolder:
 
     def clear(self, kept: Collection[str]) -> None:
         """Remove all checkpoints but some; what the system does not let go of stays, too."""
-        for model in set(self.models()).difference(kept):
-            with suppress(OSError):
-                Path(model).unlink()
+        # The same file may be named otherwise: by a link, or with the other slashes on Windows.
+        stay = {Path(model).resolve() for model in kept}
+        for model in map(Path, self.models()):
+            if model.resolve() not in stay:
+                with suppress(OSError):
+                    model.unlink()

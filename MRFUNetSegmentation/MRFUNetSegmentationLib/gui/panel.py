@@ -93,8 +93,9 @@ class Panel:
         """Show the choices of another parameter node, or of none."""
         self._parameters = parameters
         self._visible = parameters is not None
-        self._choices = ()
-        if parameters is not None:
+        if parameters is None:
+            self._choices = ()
+        else:
             # A scene may have been saved while these were in use.
             show_hidden(slicer.mrmlScene)
             leave_layout(slicer.mrmlScene)
@@ -128,7 +129,9 @@ class Panel:
     def refresh(self) -> None:
         """Show the choices and the state as they are now."""
         if self._parameters:
-            if self._parameters.model != self._model_section.chosen.model:
+            chosen = self._model_section.chosen
+            # A file that could not be read may be there again.
+            if self._parameters.model != chosen.model or chosen.problem:
                 self._model_section.show(self._parameters.model)
         self._input.show(self._parameters, self._model_section.chosen)
         if self._parameters:
@@ -188,7 +191,9 @@ class Panel:
         """Drop what belongs to choices that have changed since the last time."""
         parameters = self._parameters
         volume, output = parameters.inputVolume, parameters.outputSegmentation
-        of_what = volume, self._input.sequence, self._input.item, parameters.model
+        model = self._model_section
+        # The file of a model may have been replaced by that of another network.
+        of_what = volume, self._input.sequence, self._input.item, parameters.model, model.sha256
         choices = (of_what, parameters.device, parameters.replaceNonFinite)
         before, self._choices = self._choices, choices
         if not before or choices == before:
@@ -198,7 +203,6 @@ class Panel:
         if of_what == before[0] or not volume:
             return
         # The next result must not overwrite that of something else.
-        model = self._model_section
         which = model.chosen.name, model.sha256, self._input.sequence is not None
         if not (output and fits(output, volume, *which)):
             result = only_result(volume, *which)
@@ -214,6 +218,7 @@ class Panel:
         parameters = self._parameters
         self._explore.close()
         self._samples.end_comparison()
+        self._compare_choices()
         if self._number:
             options = {"seed": parameters.seed, "consensus": parameters.consensus}
         else:
@@ -268,6 +273,8 @@ class Panel:
             self._timer.stop()
 
     def _poll_run(self) -> None:
+        if self._export.asks:
+            return  # what the user is about to export must not be replaced meanwhile
         devices = self._controller.devices
         self._controller.poll()
         if self._parameters and self._controller.devices is not devices:
@@ -287,6 +294,8 @@ class Panel:
             self._controller.take_back()
         except MRFUNetError as error:
             self._controller.outcome = error_message(error)
+        # What was hidden for a comparison during the run was remembered so.
+        show_hidden(slicer.mrmlScene)
         self._show_results()
         self._show_state()
 

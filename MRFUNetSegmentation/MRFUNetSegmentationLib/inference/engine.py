@@ -111,7 +111,7 @@ class Segmenter:
         self._options = {"tolerance": tolerance, "mrf": mrf}
         self._intensities = intensities and checkpoint.card.intensities
         self._wanted = resolve_device(device), whole_voxels
-        self._move_to(*self._wanted)
+        self._move_to_wanted()
 
     @property
     def device_name(self) -> str:
@@ -366,12 +366,26 @@ class Segmenter:
         self.device = device
         self.whole_voxels = whole_voxels
 
+    def _move_to_wanted(self) -> bool:
+        """Move to the device that was asked for, or to the CPU if its memory is full already."""
+        device, whole_voxels = self._wanted
+        try:
+            self._move_to(device, whole_voxels)
+        except (MemoryError, RuntimeError) as error:
+            if device.type == "cpu" or not lacks_memory(error):
+                raise
+        else:
+            return True
+        self._move_to(torch.device("cpu"), whole_voxels)
+        return False
+
     def _prepared(self, volume: Volume, run: Run) -> tuple[Tensor, ToVolume]:
         """Bring the volume to the model's grid; also the way back."""
         run.begin(RESAMPLING)
         run.warnings.extend(volume.warnings)
-        if (self.device, self.whole_voxels) != self._wanted:
-            self._move_to(*self._wanted)  # an earlier run had to step down
+        # An earlier run may have had to step down, or there was no room on the device at all.
+        if (self.device, self.whole_voxels) != self._wanted and not self._move_to_wanted():
+            _warn_of_cpu(self._wanted[0], run)
         card = self.checkpoint.card.input
         voxel_size = [None if a == self._slice_axis else v for a, v in enumerate(card.voxel_size)]
         grid = ModelGrid.of(volume.geometry, voxel_size, card.orientation)
@@ -423,7 +437,7 @@ class Segmenter:
             self._move_to(self.device, smaller)
             run.warn(f"Out of memory on {self.device}: going on in smaller parts.")
         elif self.device.type != "cpu":
-            run.warn(f"Out of memory on {self.device}: going on with the CPU, which is slower.")
+            _warn_of_cpu(self.device, run)
             self._move_to(torch.device("cpu"), self._wanted[1])
         else:
             raise too_little_memory()
@@ -440,6 +454,10 @@ class Segmenter:
             run.advance((value + 1) / len(posterior))
         run.advance(1.0)
         return labels, {name: values.numpy() for name, values in found.items()}
+
+
+def _warn_of_cpu(device: torch.device, run: Run) -> None:
+    run.warn(f"Out of memory on {device}: going on with the CPU, which is slower.")
 
 
 def _check_size(volume: Volume, grid: ModelGrid, slice_axis: int | None) -> None:

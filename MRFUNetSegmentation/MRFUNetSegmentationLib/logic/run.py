@@ -21,7 +21,7 @@ from ..mrml.browsers import sequence_of
 from ..mrml.geometry import ijk_to_ras
 from ..mrml.posterior import remove_maps, write_with_maps
 from ..mrml.samples import SampleSet, write_samples
-from ..mrml.segmentations import provenance_of
+from ..mrml.segmentations import check_label_maps, provenance_of
 from ..mrml.volumes import check_volume_node, read_volume, voxels
 from ..worker.client import Job
 
@@ -211,6 +211,8 @@ class VolumeRun(Run):
             )
         if error := self._lost_node():
             raise error
+        if output_node is not None:
+            check_label_maps(output_node)
         if output_node is not None and (sequence := sequence_of(output_node)):
             raise InputError(
                 f"{output_node.GetName()} shows the segmentations of the sequence "

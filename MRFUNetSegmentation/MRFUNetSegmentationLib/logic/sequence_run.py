@@ -158,6 +158,11 @@ class SequenceRun(Run):
                 self._volumes, result.card.classes, provenance_of(result)
             )
             self._summary = SequenceResult(result.card, result.sha256, result.device)
+        if result.sha256 != self._summary.sha256:
+            raise InputError(
+                "The model's file was replaced by another one during the run, so the result was "
+                "dropped: it would be of two networks. Run it again."
+            )
         self._segmentations.add(result.labels)
         self._contents.append(self._item.content)
         self._summary = self._summary.and_of(result)

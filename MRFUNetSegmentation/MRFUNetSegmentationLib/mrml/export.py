@@ -5,6 +5,7 @@ Segments that the user has added get the values after those of the classes.
 
 from __future__ import annotations
 
+import errno
 import os
 import uuid
 from collections.abc import Iterator, Sequence
@@ -272,10 +273,14 @@ def suffix_of(path: Path) -> str:
 
 
 def _reason(path: Path, error: Exception) -> str:
-    if not path.parent.is_dir():
-        return f"there is no folder {path.parent}"
-    if not os.access(path.parent, os.W_OK):
-        return f"no permission to write to {path.parent}"
+    folder = path if path.is_dir() else path.parent
+    if not folder.is_dir():
+        return f"there is no folder {folder}"
+    # Windows may say that a folder cannot be written to that can.
+    if getattr(error, "errno", None) in (None, errno.EACCES, errno.EPERM) and not os.access(
+        folder, os.W_OK
+    ):
+        return f"no permission to write to {folder}"
     return str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
 
 

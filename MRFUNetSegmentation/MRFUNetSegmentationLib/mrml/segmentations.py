@@ -444,7 +444,8 @@ def ensure_display(node, undo: ExitStack) -> None:
 def _remove_display(node) -> None:
     display = node.GetDisplayNode()
     # The application's 3D views would still look at it when the segments change, and crash.
-    if display is not None and not hasattr(slicer, "app"):
+    is_watched = hasattr(slicer, "app") and node.IsA("vtkMRMLSegmentationNode")
+    if display is not None and not is_watched:
         node.GetScene().RemoveNode(display)
 
 

@@ -67,7 +67,7 @@ class WorkerProcess:
     @property
     def alive(self) -> bool:
         """Whether it can take requests: not if the system has cleaned its folder away, say."""
-        return not self.ended and self._popen.poll() is None and self.folder.is_dir()
+        return not self.ended and not _has_ended(self._popen) and self.folder.is_dir()
 
     def send(self, request: Request) -> None:
         """Send a request; that the process has died, or was ended, shows in `receive`."""
@@ -88,9 +88,11 @@ class WorkerProcess:
 
     def exit_code(self) -> int | None:
         """Wait a moment for the process to end and return its exit code."""
-        with suppress(subprocess.TimeoutExpired):
-            return self._popen.wait(timeout=1)
-        return None
+        if not _has_ended(self._popen):
+            with suppress(subprocess.TimeoutExpired):
+                self._popen.wait(timeout=1)
+                _kill_group(self._popen)
+        return self._popen.returncode
 
     def log_tail(self) -> str:
         """Return the last lines of the log, also after the end."""
@@ -135,12 +137,28 @@ def _end(popen: subprocess.Popen, private: Path) -> None:
     folder.remove(private)
 
 
-def _kill_tree(popen: subprocess.Popen) -> None:
-    # Killing the process alone is not enough: PythonSlicer is a launcher that has Python as child.
+def _has_ended(popen: subprocess.Popen) -> bool:
+    """Whether a process has ended; what it has left behind is killed as soon as that is seen.
+
+    Later its ID may be that of another program's group.
+    """
+    if popen.returncode is None and popen.poll() is not None:
+        _kill_group(popen)
+    return popen.returncode is not None
+
+
+def _kill_group(popen: subprocess.Popen) -> None:
     if os.name == "posix":
         # The group outlives its first process, so children of a dead one are found as well.
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(popen.pid, signal.SIGKILL)
+
+
+def _kill_tree(popen: subprocess.Popen) -> None:
+    # Killing the process alone is not enough: PythonSlicer is a launcher that has Python as child.
+    if os.name == "posix":
+        if not _has_ended(popen):
+            _kill_group(popen)
     else:
         subprocess.run(
             ["taskkill", "/PID", str(popen.pid), "/T", "/F"],

@@ -34,6 +34,9 @@ class ExportSection:
     """Exports the segmentation or several, as chosen in the parameter node.
 
     Several are exported in steps, between which the application goes on.
+
+    Attributes:
+        asks: whether a dialog is open that asks where to.
     """
 
     def __init__(self, ui, say: Callable[[Message], None], on_end: Callable[[], None]) -> None:
@@ -52,6 +55,7 @@ class ExportSection:
         self._grid = Choice(ui.exportGridSelector, self._choose("exportGrid"))
         self._steps: Steps | None = None
         self._said = ""
+        self.asks = False
         self._timer = qt.QTimer()
         self._timer.setInterval(0)
         self._timer.connect("timeout()", self._step)
@@ -91,7 +95,7 @@ class ExportSection:
         self._grid.show(grids, parameters.exportGrid)
         self._ui.exportGridSelector.setVisible(choices.has_grids)
         self._ui.exportGridLabel.setVisible(choices.has_grids)
-        self._ui.exportButton.setText(_("Export…") if self._asks else _("Export"))
+        self._ui.exportButton.setText(_("Export…") if self._has_path else _("Export"))
 
     def cancel(self) -> None:
         """End an export in steps, if there is one; nothing is kept of it."""
@@ -100,7 +104,8 @@ class ExportSection:
             self._show_steps(None)
 
     @property
-    def _asks(self) -> bool:
+    def _has_path(self) -> bool:
+        """Whether what was chosen goes to a file or folder."""
         return self._choices.format != LABEL_MAP_NODE
 
     @property
@@ -120,9 +125,15 @@ class ExportSection:
             self._say(Message(_("The export was cancelled; nothing of it was kept.")))
             self._on_end()
             return
-        path = self._ask_for_path() if self._asks else ""
-        if self._asks and not path:
-            return
+        path = ""
+        if self._has_path:
+            self.asks = True
+            try:
+                path = self._ask_for_path()
+            finally:
+                self.asks = False
+            if not path:
+                return
         try:
             if self._choices.content in SERIES:
                 self._begin(Path(path))

@@ -138,6 +138,8 @@ class ModelSection:
             self._on_choice(variants[FAST] if was_fast and FAST in variants else model)
             return
         file = self._ask_for_file()
+        if file:
+            file = str(Path(file))  # as the folder's models are named
         is_published = file.endswith(SUFFIXES)
         if file and file not in self._files and not is_published:
             self._files.append(file)
