@@ -1,5 +1,6 @@
 """Training: configuration, label maps, synthesis, and runs that resume to the step."""
 
+import math
 import os
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import SimpleITK as sitk
 import torch
 from MRFUNetSegmentationLib.checkpoints.load import load_checkpoint, save_checkpoint
 from MRFUNetSegmentationLib.cli.main import main
-from MRFUNetSegmentationLib.errors import MRFUNetError
+from MRFUNetSegmentationLib.errors import InputError, MRFUNetError
 from MRFUNetSegmentationLib.networks import MRFUNet, ProbabilisticUNet, ProbabilisticUNetConfig
 from MRFUNetSegmentationLib.training import config as config_module
 from MRFUNetSegmentationLib.training.card import trained_card
@@ -182,10 +183,50 @@ def test_label_maps_are_cached_and_the_cache_is_the_same(data, tmp_path):
     assert tissue.unique().tolist() == [OTHER, GREY_MATTER, WHITE_MATTER, VENTRICLES, CSF]
 
 
+def test_maps_of_one_name_are_cached_apart(tmp_path):
+    """As a folder for each subject has them; and one that is replaced by an older file."""
+    for n, size in enumerate((6, 9)):
+        file = tmp_path / f"sub-0{n}" / "labels.nii.gz"
+        file.parent.mkdir()
+        sitk.WriteImage(sitk.GetImageFromArray(np.full((size,) * 3, 2, np.int16)), str(file))
+    files = sorted(tmp_path.glob("sub-*/labels.nii.gz"))
+    for _ in range(2):
+        first, second = read_label_maps(files, tmp_path / "cache")
+        assert (first.groups.shape, second.groups.shape) == ((6, 6, 6), (9, 9, 9))
+    os.replace(files[1], files[0])
+    os.utime(files[0], (1, 1))
+    (first,) = read_label_maps(files[:1], tmp_path / "cache")
+    assert first.groups.shape == (9, 9, 9)
+
+
+def test_a_label_map_of_nothing_and_one_that_is_not_there(tmp_path):
+    file = tmp_path / "map.nii.gz"
+    with pytest.raises(InputError, match=r"no such file\. Check the configuration, and --data"):
+        read_label_maps([file], tmp_path / "cache")
+    sitk.WriteImage(sitk.GetImageFromArray(np.zeros((5, 5, 5), np.int16)), str(file))
+    with pytest.raises(InputError, match="marks nothing"):
+        read_label_maps([file])
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("seed = 3", "seed = 20260101123456", "seed"),
+        ("seed = 3", "seed = 3\nweight_decay = -1e-5", "weight_decay"),
+        ("seed = 3", "seed = 3\ngradient_norm = nan", "gradient_norm"),
+        ("learning_rate = [", "learning_rate = [-1e-3, 1e-3] # [", "learning_rate"),
+    ],
+)
+def test_settings_that_cannot_be_trained_with(data, old, new, said):
+    change(data, (old, new))
+    with pytest.raises(ConfigError, match=said):
+        load_config(data / "small.toml")
+
+
 def test_label_values_out_of_range_are_refused(tmp_path):
     path = tmp_path / "wrong.nii.gz"
     sitk.WriteImage(sitk.GetImageFromArray(np.full((5, 5, 5), 1234, np.int16)), str(path))
-    with pytest.raises(ValueError, match=r"wrong.nii.gz: label values must lie in 0\.\.999"):
+    with pytest.raises(InputError, match=r"wrong.nii.gz: label values must lie in 0\.\.999"):
         read_label_maps([path])
 
 
@@ -641,14 +682,15 @@ def test_offsets_move_the_logits_of_what_is_kept(data):
 
 
 def test_prior_of_what_is_kept_is_wider(data):
-    config = replace(load_config(data / "small.toml"), elbo=ElboConfig(prior_scale=1.5))
+    config = load_config(data / "small.toml")
     network = ProbabilisticUNet(ProbabilisticUNetConfig(dim=2, classes=2, filters=(4, 8), latent=3))
     image = torch.randn(1, 1, 16, 16)
-    before, after = network.eval().prior(image), finished(network, config).prior(image)
+    before, after = network.eval().prior(image), finished(network, config, 1.5).prior(image)
     torch.testing.assert_close(after.mean, before.mean)
     torch.testing.assert_close(after.stddev, 1.5 * before.stddev)
-    with pytest.raises(ConfigError, match="prior_scale must be above 0"):
-        ElboConfig(prior_scale=0)
+    for scales in ((), (1.0, 0.0), (math.nan,)):
+        with pytest.raises(ConfigError, match="prior_scales must be one or more numbers above 0"):
+            ElboConfig(prior_scales=scales)
 
 
 def test_what_is_kept_in_half_of_the_space_is_what_was_validated(data, tmp_path):

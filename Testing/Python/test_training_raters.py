@@ -1,7 +1,10 @@
 """Training from real images with the masks of several raters: files, draws, scores, a run."""
 
 import csv
+import os
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -475,6 +478,98 @@ def test_names_count_however_their_accents_are_written(data):
     assert [c.name for c in read_rater_cases(config, data).training] == ["case1", "case2", "case3"]
 
 
+def test_the_prior_is_kept_as_wide_as_validates_best(data, tmp_path):
+    few = ("steps = 30", "steps = 1")
+    config = load_config(config_file(data, few))
+    assert len(config.elbo.prior_scales) > 1
+    scores = {}
+    trainer = prepare(config, data, tmp_path / "run", "cpu")
+    validation = trainer.validation
+
+    def watched(network):
+        found = validation(network)
+        deviation = float(network.prior(validation.cases[0].images).stddev.mean().detach())
+        scores[deviation] = found.selection
+        return found
+
+    trainer.validation = watched
+    trainer.run(report=lambda line: None)
+    last = dict(list(scores.items())[-len(config.elbo.prior_scales) :])
+    narrowest = min(last)
+    widths = [deviation / narrowest for deviation in sorted(last)]
+    assert widths == pytest.approx(config.elbo.prior_scales, rel=1e-4)
+    assert trainer.best == max(last.values())
+    checkpoint = load_checkpoint(trainer.checkpoint_file)
+    kept = checkpoint.network.prior(validation.cases[0].images).stddev.mean().detach()
+    best = max(last, key=last.get)
+    assert float(kept) == pytest.approx(best, rel=1e-5)
+    scale = checkpoint.card.training["metrics"]["scale of the prior"]
+    assert scale == pytest.approx(best / narrowest, rel=1e-4)
+
+
+def test_scores_of_another_validation_are_forgotten(data, tmp_path):
+    """Of fewer samples the distance is larger, so nothing would be better any more."""
+    few, run = ("steps = 30", "steps = 1"), tmp_path / "run"
+    prepare(load_config(config_file(data, few)), data, run, "cpu").run(report=lambda line: None)
+    again = prepare(load_config(config_file(data, few)), data, run, "cpu")
+    assert again.best > -np.inf
+    for change in (
+        ("validation_samples = 16", "validation_samples = 2"),
+        ("prior_scales = [1.0, 1.25, 1.5, 2.0]", "prior_scales = [1.0]"),
+        ('name = "raters-2d"', 'name = "other"'),
+    ):
+        again = prepare(load_config(config_file(data, few, change)), data, run, "cpu")
+        assert (again.step, again.best, again.stale) == (2, -np.inf, 0)
+    again.run(report=lambda line: None)
+    assert again.checkpoint_file.exists() and again.checkpoint_file.stem == "other"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ('slice_plane = "axial"', 'slice_plane = "transversal"', "slice_plane"),
+        ("color = [221, 130, 101]", 'color = "red"', "color"),
+        ("color = [221, 130, 101]", "", "color"),
+        ("voxel_size = [1.0, 1.0, 1.0]", "voxel_size = [1.0, 0.0, 1.0]", "voxel_size"),
+        ("filters = [4, 8]", "filters = [4, 0]", "filters"),
+    ],
+)
+def test_a_model_that_cannot_be_is_refused_before_images_are_read(data, tmp_path, old, new, said):
+    shutil.rmtree(data / "images")
+    with pytest.raises(ConfigError, match=said):
+        prepare(load_config(config_file(data, (old, new))), data, tmp_path / "run", "cpu")
+    assert not (tmp_path / "run").exists()
+
+
+def test_two_processes_train_without_the_latent_and_then_with_it(data, tmp_path):
+    """Each waits for the gradients of all weights, and the latent's have none at first."""
+    config = config_file(data, ("steps = 30", "steps = 3"), ("batch_size = 8", "batch_size = 1"))
+    program = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
+        "-m", "MRFUNetSegmentationLib", "train", str(config), "--data", str(data),
+        "-o", str(tmp_path / "two"), "--device", "cpu", "--debug",
+    ]  # fmt: skip
+    library = str(Path(config_module.__file__).parents[2])
+    environment = os.environ | {"PYTHONPATH": library}
+    done = subprocess.run(program, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("complete at step 6 of 6") == 1
+
+
+def test_the_latent_begins_with_a_fresh_optimiser(data, tmp_path):
+    """Gradients of 0 would count in the moments by which it takes its later steps."""
+    config = load_config(config_file(data, ("steps = 30", "steps = 2")))
+    trainer = prepare(config, data, tmp_path / "run", "cpu")
+    of_latent = ("prior_encoder.", "posterior_encoder.", "f_comb.latent.")
+    before = {n: w.clone() for n, w in trainer.network.named_parameters()}
+    for trainer.step in (0, 1):
+        trainer._train_step()
+    for name, weight in trainer.network.named_parameters():
+        is_of_latent = name.startswith(of_latent)
+        assert torch.equal(weight, before[name]) is is_of_latent, name
+        assert (weight in trainer.optimiser.state) is not is_of_latent, name
+
+
 def test_what_was_trained_on_cannot_be_held_back_later(data, tmp_path):
     few = ("steps = 30", "steps = 1")
 
@@ -848,7 +943,8 @@ def test_a_stage_without_latent_leaves_its_weights_alone(data, tmp_path):
 
 def test_the_best_is_chosen_among_networks_whose_latent_has_been_trained(data, tmp_path):
     """Nor do validations before count for the patience."""
-    config = load_config(config_file(data))
+    one_width = ("prior_scales = [1.0, 1.25, 1.5, 2.0]", "prior_scales = [1.0]")
+    config = load_config(config_file(data, one_width))
     stage = config.stages[-1]
     stages = (replace(stage, steps=3, latent=False), replace(stage, steps=3))
     config = replace(config, stages=stages, validate_every=1, patience=2)

@@ -289,6 +289,8 @@ def _inconsistencies(card: dict[str, Any]) -> list[str]:
         return ["input.normalisation: a window belongs to the method window, and to no other"]
     if window and not is_window(window):
         return [f"input.normalisation.window: must be two finite numbers in order, got {window}"]
+    if normalisation.get("low", 0) >= normalisation.get("high", 100):
+        return ["input.normalisation: the low percentile must be below the high one"]
     axes = {frozenset("LR"), frozenset("PA"), frozenset("IS")}
     letters = card["input"]["orientation"]
     if {pair for pair in axes for letter in letters if letter in pair} != axes:

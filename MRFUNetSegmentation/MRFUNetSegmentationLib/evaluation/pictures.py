@@ -37,7 +37,7 @@ def planes(
 ) -> np.ndarray:
     """Draw the axial and the coronal plane through a voxel, side by side.
 
-    Of a few slices that is the plane they lie in, axial or coronal, alone: the other is a stripe.
+    Of a few slices that is the plane they lie in alone: the others are stripes.
 
     Args:
         volume: the scan.
@@ -55,9 +55,13 @@ def planes(
     low, high = _window(volume.array)
     shown = _bright_box(grid.reorient(torch.from_numpy(volume.array)).numpy(), low, high)
     parts = []
-    both = ((2, (0, 1)), (1, (0, 2)))
-    whole = [plane for plane in both if grid.shape[plane[1][1]] >= MINIMUM_SIDE]
-    for normal, (right, down) in whole or both:
+    both, sagittal = ((2, (0, 1)), (1, (0, 2))), (0, (1, 2))
+    whole = [
+        (normal, axes)
+        for normal, axes in (*both, sagittal)
+        if all(grid.shape[a] >= MINIMUM_SIDE for a in axes)
+    ]
+    for normal, (right, down) in whole[:2] or both:
 
         def plane(array, normal=normal, down=down):
             part = grid.reorient(torch.from_numpy(array)).numpy()

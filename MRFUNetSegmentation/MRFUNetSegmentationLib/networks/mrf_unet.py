@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from .hyper_parameters import HyperParameters
 from .mrf import MRF, last
-from .product_of_experts import ProductOfExperts, check_mean_field
+from .product_of_experts import ProductOfExperts, check_mean_field, check_sizes
 from .unet import UNet
 
 
@@ -63,6 +63,7 @@ class MRFUNetConfig(HyperParameters):
         if self.decoder_activations is not None:
             object.__setattr__(self, "decoder_activations", tuple(self.decoder_activations))
         check_mean_field(self.iterations, self.training_iterations, self.w)
+        check_sizes((*self.encoder, *self.decoder), self.layers, self.mrf_extra_layers)
 
     @classmethod
     def paper(cls, j: int, classes: int = 4, **changes) -> MRFUNetConfig:

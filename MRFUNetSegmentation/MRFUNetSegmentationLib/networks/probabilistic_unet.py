@@ -29,7 +29,7 @@ from torch.nn import functional
 
 from .hyper_parameters import HyperParameters
 from .mrf import MRF
-from .product_of_experts import ProductOfExperts, check_mean_field
+from .product_of_experts import ProductOfExperts, check_mean_field, check_sizes
 from .unet import KERNEL_SIZE, convolution
 
 _POOL = {2: functional.avg_pool2d, 3: functional.avg_pool3d}
@@ -90,6 +90,7 @@ class ProbabilisticUNetConfig(HyperParameters):
         ):  # fmt: skip
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        check_sizes(self.filters, self.convolutions, self.f_comb_layers, self.mrf_extra_layers)
         if self.norm not in _NORMS:
             raise ValueError(f"the normalisation must be one of {_NORMS}, got {self.norm!r}")
         if not 0 <= self.dropout < 1:

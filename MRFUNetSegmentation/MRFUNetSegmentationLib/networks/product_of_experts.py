@@ -6,13 +6,15 @@ product of the MRF's prior p(Z) and of F(X), what a network makes of the image.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from .mrf import MRF, log_posterior, mean_field
+
+_MOST_ITERATIONS, _MOST_LAYERS = 1000, 100
 
 
 class ProductOfExperts(nn.Module):
@@ -66,13 +68,25 @@ class ProductOfExperts(nn.Module):
         return int(torch.randint(low, high + 1, ()))
 
 
+def check_sizes(filters: Iterable[int], *layers: int) -> None:
+    """Raise a ValueError where filters or numbers of layers are impossible.
+
+    A few bytes of a model card could otherwise have a program build layers for hours.
+    """
+    if any(n < 1 for n in filters):
+        raise ValueError(f"filters must be at least 1, got {tuple(filters)}")
+    if any(n > _MOST_LAYERS for n in layers):
+        raise ValueError(f"there may be up to {_MOST_LAYERS} layers of a kind, got {max(layers)}")
+
+
 def check_mean_field(iterations: int, training_iterations: tuple[int, int], w: float) -> None:
     """Raise a ValueError where a number of mean-field iterations or their damping is impossible."""
     low, high = training_iterations
     whole = all(isinstance(n, int) for n in (iterations, low, high))
-    if not whole or iterations < 1 or not 1 <= low <= high:
+    most = _MOST_ITERATIONS
+    if not whole or not 1 <= iterations <= most or not 1 <= low <= high <= most:
         raise ValueError(
-            f"mean-field iterations must be whole numbers, at least 1 and in order, "
+            f"mean-field iterations must be whole numbers in order, from 1 to {most}, "
             f"got {iterations} and {training_iterations}"
         )
     if not 0 < w <= 1:

@@ -32,6 +32,8 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 _TISSUES = CSF + 1
 # As in model cards; slabs of synthetic slices have room for them.
 _MOST_NEIGHBOURS = 8
+# The draws of a run are seeded by multiples of its seed.
+_SEEDS = 2**31
 PRECISIONS = ("auto", "bf16-mixed", "32-true")
 
 
@@ -82,6 +84,8 @@ class Stage:
         low, high = self.voxel_size or (1, 1)
         if not 0 < low <= high:
             raise ConfigError(f"voxel_size must be above 0 and in order, got {[low, high]}")
+        if not all(0 <= rate < math.inf for rate in self.learning_rate):
+            raise ConfigError(f"learning_rate must not be negative, got {list(self.learning_rate)}")
 
     def learning_rate_at(self, progress: float) -> float:
         """Return the learning rate at a share 0..1 of the stage."""
@@ -250,9 +254,10 @@ class ElboConfig:
         foreground: share of the foreground that the untrained network expects; None for a half.
         prior_share: weight, 0..1, of samples of the prior in the reconstruction, see
             `elbo.elbo_terms`.
-        prior_scale: by which the prior's standard deviations are multiplied when a network is
-            validated and kept. The prior learns from where the posteriors of training images lie;
-            how far apart raters of other images are is read off those of the validation.
+        prior_scales: by which the prior's standard deviations may be multiplied when a network is
+            validated and kept; of several, that which validates best. The prior learns from where
+            the posteriors of training images lie, and that slowly; how far apart raters of other
+            images are is read off those of the validation.
     """
 
     beta: float = 1.0
@@ -260,11 +265,13 @@ class ElboConfig:
     target: float | None = None
     foreground: float | None = None
     prior_share: float = 0.0
-    prior_scale: float = 1.0
+    prior_scales: tuple[float, ...] = (1.0,)
 
     def __post_init__(self) -> None:
-        if self.prior_scale <= 0:
-            raise ConfigError(f"prior_scale must be above 0, got {self.prior_scale}")
+        if not self.prior_scales or not all(0 < s < math.inf for s in self.prior_scales):
+            raise ConfigError(
+                f"prior_scales must be one or more numbers above 0, got {list(self.prior_scales)}"
+            )
         if not 0 <= self.prior_share <= 1:
             raise ConfigError(f"prior_share must lie in 0..1, got {self.prior_share}")
         if self.foreground is not None and not 0 < self.foreground < 1:
@@ -385,7 +392,11 @@ class TrainingConfig:
                 raise ConfigError(f"{name}: must be at least 1, got {value}")
         if not 0 <= self.ema < 1:
             raise ConfigError(f"ema: must lie in 0..1, 1 excluded, got {self.ema}")
-        if self.gradient_norm <= 0:
+        if not 0 <= self.seed < _SEEDS:
+            raise ConfigError(f"seed: must lie in 0..{_SEEDS - 1}, got {self.seed}")
+        if not 0 <= self.weight_decay < math.inf:
+            raise ConfigError(f"weight_decay: must not be negative, got {self.weight_decay}")
+        if not self.gradient_norm > 0:  # nor what is no number
             raise ConfigError(f"gradient_norm: must be above 0, got {self.gradient_norm}")
         if self.logit_offsets and len(self.logit_offsets) != getattr(self.network, "classes", 0):
             raise ConfigError(

@@ -7,6 +7,7 @@ labels above 500 of the label maps published with SynthSeg (Billot et al., Medic
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +17,9 @@ import SimpleITK as sitk
 import torch
 from torch import Tensor
 
+from ..errors import InputError
 from ..inference.grid import ModelGrid
+from ..inference.image_files import read_image
 from ..inference.volume import Geometry
 
 OTHER, GREY_MATTER, WHITE_MATTER, VENTRICLES, CSF = range(5)
@@ -115,12 +118,26 @@ class LabelMap:
         )
 
 
+def cached_copy(path: Path, folder: Path) -> Path:
+    """Return where a folder of copies keeps what was computed of a file, as that is now.
+
+    Files of one name, in folders of their own, are different files, and one that was replaced is
+    another one, be it older or newer.
+    """
+    stat = path.stat()
+    file = f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns}"
+    return folder / f"{path.name}-{hashlib.sha256(file.encode()).hexdigest()[:12]}.npz"
+
+
 def read_label_maps(paths: Sequence[Path], cache: Path | None = None) -> list[LabelMap]:
     """Read label maps, all with the same table of intensity groups.
 
     Args:
         paths: NIfTI files (or any that SimpleITK reads).
         cache: folder for compressed copies, so that the next start takes seconds.
+
+    Raises:
+        InputError: if one cannot be read, or is no label map.
     """
     groups = list(INTENSITY_GROUPS) + [(v,) for v in range(FIRST_EXTRACEREBRAL, 531)]
     index = np.zeros(LARGEST_LABEL, dtype=np.uint8)
@@ -134,19 +151,27 @@ def _read_label_map(
     path: Path, index: np.ndarray, label_of_group: tuple[int, ...], cache: Path | None
 ) -> LabelMap:
     tissue = torch.from_numpy(tissue_table()[list(label_of_group)])
-    copy = cache / f"{path.name}.npz" if cache else None
-    if copy and copy.exists() and copy.stat().st_mtime > path.stat().st_mtime:
+    if not path.exists():
+        raise InputError(f"{path}: no such file. Check the configuration, and --data.")
+    copy = cached_copy(path, cache) if cache else None
+    if copy and copy.exists():
         stored = np.load(copy)
         # A copy of another table of groups is of no use.
         if "index" in stored and np.array_equal(stored["index"], index):
             groups, spacing = torch.from_numpy(stored["groups"]), tuple(stored["spacing"].tolist())
             return LabelMap(path.name, groups, label_of_group, tissue, spacing)
 
-    image = sitk.ReadImage(str(path))
+    image = read_image(path)
     grid = ModelGrid.of(Geometry.from_image(image), (1, 1, 1))
     labels = np.rint(sitk.GetArrayFromImage(image)).astype(np.int64)
     if labels.min() < 0 or labels.max() >= LARGEST_LABEL:
-        raise ValueError(f"{path}: label values must lie in 0..{LARGEST_LABEL - 1}")
+        raise InputError(
+            f"{path}: label values must lie in 0..{LARGEST_LABEL - 1}, as in FreeSurfer's aseg; "
+            f"they lie in {labels.min()}..{labels.max()}. Parcellations of the cortex have larger "
+            "ones: give its label map without them."
+        )
+    if not labels.any():
+        raise InputError(f"{path}: the label map marks nothing. Leave it out of the list.")
     groups = grid.reorient(torch.from_numpy(index[labels]))
     occupied = groups.nonzero()
     first, last = occupied.amin(0), occupied.amax(0) + 1

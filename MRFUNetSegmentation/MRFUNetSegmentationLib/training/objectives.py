@@ -120,8 +120,9 @@ class ElboObjective(Objective):
     def loss(self, terms: Terms, observed: Terms, step: int, voxels: int) -> Tensor:
         """Return what is minimised; see `Objective.loss`."""
         if not self._with_latent:
-            # Nothing to balance; and GECO's multiplier would grow without a bound.
-            return terms["reconstruction"]
+            # Nothing to balance; and GECO's multiplier would grow without a bound. KL is 0, but
+            # processes that share gradients wait for those of all weights that it names.
+            return terms["reconstruction"] + terms["kl"]
         if self.geco is None:
             bound = ElboTerms(terms["reconstruction"], terms["kl"])
             return bound.loss(self.balance.beta_at(max(0, step - self.begins)))

@@ -51,6 +51,12 @@ class RaterValidation:
         self.device = device
         self.seed = seed
 
+    @property
+    def basis(self) -> list[str]:
+        """What it scores by; see `Validation`."""
+        cases = [f"{c.name} {tuple(c.masks.shape)} {int((c.masks > 0).sum())}" for c in self.cases]
+        return [f"{self.samples} samples", *cases]
+
     @torch.no_grad()
     def __call__(self, network: nn.Module) -> Scores:
         """Return the scores of a network."""
@@ -74,6 +80,10 @@ class RaterValidation:
             metrics["distance of two raters"] = _mean(d.two_raters for d in several)
             metrics["GED^2 to expect of further raters"] = _mean(
                 d.floor(self.samples) for d in several
+            )
+            # Less, where the same experts have marked all images: then they can be learnt by heart.
+            metrics["GED^2 to expect of the same raters"] = _mean(
+                d.rater_diversity / self.samples for d in several
             )
         if kl:
             mean = torch.stack(kl).mean(0)

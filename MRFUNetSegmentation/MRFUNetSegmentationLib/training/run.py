@@ -23,7 +23,7 @@ from .rater_data import read_rater_cases, split_of
 from .rater_validation import RaterValidation
 from .seen_cases import SeenCases, write_seen
 from .sources import LesionSource, RaterSource, Source, SynthesisSource
-from .trainer import STATE_FILE, Trainer
+from .trainer import STATE_FILE, Trainer, built
 from .validation import TissueValidation, Validation
 
 CONTACT_SHEET_FILE = "contact-sheet.png"
@@ -48,6 +48,7 @@ def prepare(
     """
     if not config.stages and start_from is None:
         raise ConfigError("stages: without any, --start-from must name the weights")
+    built(config)  # what is wrong with card or network shows before the data are read
     fabric = launched_fabric(device)
     checkpoint = None if start_from is None else load_checkpoint(start_from)
     read = _label_map_data if config.label_maps else _rater_data
@@ -68,9 +69,6 @@ def prepare(
     trainer = Trainer(config, source, folder, fabric, validation, checkpoint)
     if split:
         fabric.barrier()  # all processes have read what the first one writes now
-        if before and before.validation != {*split.validation}:
-            trainer.forget_best()
-            trainer.save()  # before the names: ended in between, the run forgets once more
         if fabric.is_global_zero:
             write_seen(folder, split, before)
     return trainer

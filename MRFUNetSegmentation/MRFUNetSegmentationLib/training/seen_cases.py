@@ -16,10 +16,9 @@ CASES_FILE = "cases.json"
 
 @dataclass(frozen=True)
 class SeenCases:
-    """Names of the cases that a run was given until now."""
+    """Names of the cases that a run was given to train on until now."""
 
     training: frozenset[str]
-    validation: frozenset[str]
 
     @classmethod
     def of(cls, folder: Path) -> SeenCases | None:
@@ -32,7 +31,7 @@ class SeenCases:
             return None
         try:
             stored = json.loads((folder / CASES_FILE).read_text(encoding="utf-8"))
-            return cls(frozenset(stored["training"]), frozenset(stored["validation"]))
+            return cls(frozenset(stored["training"]))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(
                 f"{folder / CASES_FILE}: the names of the cases that the run was trained on cannot "
@@ -57,8 +56,7 @@ class SeenCases:
 def write_seen(folder: Path, split: Split, before: SeenCases | None) -> None:
     """Write a run's cases to its folder, with those that it was given to train on before."""
     training = {*split.training, *(before.training if before else ())}
-    stored = {"training": sorted(training), "validation": sorted(split.validation)}
-    text = json.dumps(stored, indent=2, ensure_ascii=False)
+    text = json.dumps({"training": sorted(training)}, indent=2, ensure_ascii=False)
     partial = folder / f"{CASES_FILE}.partial"
     partial.write_text(text, encoding="utf-8")
     os.replace(partial, folder / CASES_FILE)

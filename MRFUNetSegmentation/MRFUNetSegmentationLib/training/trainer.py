@@ -7,7 +7,7 @@ import math
 import os
 import pickle
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,12 +24,14 @@ from .config import ConfigError, Stage, TrainingConfig
 from .objectives import objective, resolve_precision
 from .run_log import RunLog
 from .sources import Source
-from .validation import Validation
+from .validation import Scores, Validation
 
 STATE_FILE = "state.pt"
 _LOG_EVERY = 20  # steps
 # Hyper-parameters that no weight depends on: a run may go on with others.
 _FREE = {"iterations", "training_iterations"}
+# Beginnings of the names of weights that have no part in a segmentation at the latent 0.
+_OF_LATENT = ("prior_encoder.", "posterior_encoder.", "f_comb.latent.")
 # Odd, and spread over 32 bits: all that a generator on the CPU takes of its seed.
 _DRAW_STRIDE = 2_654_435_761
 # Added to the seed of what the network draws: by the same one, its draws would be those by which
@@ -77,8 +79,8 @@ class Trainer:
         self.device = fabric.device
         self.validation = validation
         torch.manual_seed(config.seed)
-        self.network = _built(config)
-        self.average = _built(config).eval().to(self.device)
+        self.network = built(config)
+        self.average = built(config).eval().to(self.device)
         self.average.load_state_dict(self.network.state_dict())
         self.objective = objective(self.network, config)
         self._parallel, self.optimiser = fabric.setup(
@@ -90,6 +92,9 @@ class Trainer:
         self.step = 0
         self.best = -math.inf
         self.stale = 0  # validations since the best
+        # What the best network is chosen by, and goes by the name of.
+        self._basis = [config.name, str(config.elbo.prior_scales)]
+        self._basis += validation.basis if validation else []
         folder.mkdir(parents=True, exist_ok=True)
         if (folder / STATE_FILE).exists():
             self._resume(folder / STATE_FILE)
@@ -157,7 +162,7 @@ class Trainer:
             group["lr"] = stage.learning_rate_at(progress)
         self.network.train()
         for name, module in self.network.named_modules():
-            if f"{name}.".startswith(stage.frozen):
+            if f"{name}.".startswith(_frozen_by(stage)):
                 module.eval()  # batch normalisation goes by what it has seen before
         self.objective.begin_stage(stage)
         if stage.training_iterations is not None:
@@ -201,7 +206,7 @@ class Trainer:
     def _frozen(self, stage: Stage) -> dict[str, nn.Parameter]:
         """Return the weights that a stage leaves as they are, by name."""
         named = self.network.named_parameters()
-        return {name: weight for name, weight in named if name.startswith(stage.frozen)}
+        return {name: weight for name, weight in named if name.startswith(_frozen_by(stage))}
 
     def _check_frozen(self) -> None:
         names = [name for name, _ in self.network.named_parameters()]
@@ -276,11 +281,13 @@ class Trainer:
     def _validate(self, log: RunLog | None, report: Callable[[str], None]) -> None:
         """Score the average and keep it if it is the best; the first process does it for all."""
         if self.fabric.is_global_zero:
-            network = finished(self.average, self.config)
+            has_latent = getattr(self.config.network, "latent", 0) > 0
+            scales = self.config.elbo.prior_scales if has_latent else (1.0,)
+            network = finished(self.average, self.config, scales[0])
             if self.validation is None:
                 metrics, better = {}, True  # the last one is kept
             else:
-                scores = self.validation(network)
+                network, scores = self._best_scaled(scales)
                 metrics, better = scores.metrics, scores.selection > self.best
                 report(f"step {self.step}  validation {scores.selection:.4f}  {metrics}")
                 log.validation(self.step, scores.selection, metrics, scores.picture)
@@ -292,6 +299,18 @@ class Trainer:
                 save_checkpoint(self.checkpoint_file, network, card, self.config.half)
         self.best, self.stale = self.fabric.broadcast((self.best, self.stale))
 
+    def _best_scaled(self, scales: Sequence[float]) -> tuple[nn.Module, Scores]:
+        """Return the network whose prior, of several widths, validates best, and its scores."""
+        best = None
+        for scale in scales:
+            network = finished(self.average, self.config, scale)
+            scores = self.validation(network)
+            if best is None or scores.selection > best[1].selection:
+                if len(scales) > 1:
+                    scores.metrics["scale of the prior"] = scale
+                best = network, scores
+        return best
+
     def save(self) -> None:
         """Write the state that a run goes on from; the first process does it for all."""
         if not self.fabric.is_global_zero:
@@ -300,6 +319,7 @@ class Trainer:
             "step": self.step,
             "best": self.best,
             "stale": self.stale,
+            "basis": self._basis,
             "architecture": describe(self.network),
             "network": self.network.state_dict(),
             "average": self.average.state_dict(),
@@ -336,6 +356,10 @@ class Trainer:
         self.optimiser.load_state_dict(optimiser)
         self.objective.load_balance_state(state.get("objective", {}))
         self.stale = state.get("stale", 0)
+        # The first process alone knows how it validates.
+        basis = state.get("basis", self._basis)
+        if self.fabric.broadcast(basis != self._basis):
+            self.forget_best()
 
     def _take_weights(self, checkpoint: Checkpoint) -> None:
         theirs, ours = describe(checkpoint.network), describe(self.network)
@@ -384,8 +408,18 @@ class _Meter:
         return {name: total / self.steps for name, total in self._sums.items()}
 
 
-def _built(config: TrainingConfig) -> nn.Module:
-    """Build the network by the model card that it will have, so that a bad card shows at once."""
+def _frozen_by(stage: Stage) -> tuple[str, ...]:
+    """Return how the names of weights begin that a stage leaves as they are."""
+    # Gradients of 0 would count in the moments by which the optimiser takes its later steps.
+    return stage.frozen if stage.latent else (*stage.frozen, *_OF_LATENT)
+
+
+def built(config: TrainingConfig) -> nn.Module:
+    """Return the network, built by the model card that it will have, so that a bad one shows.
+
+    Raises:
+        ConfigError: if the configuration makes no valid card or network.
+    """
     try:
         network = build_network(trained_card(config, 0, {}))
     except MRFUNetError as error:
@@ -400,9 +434,8 @@ def _layout(config: TrainingConfig) -> torch.memory_format:
     return torch.channels_last if config.network.dim == 2 else torch.channels_last_3d
 
 
-def finished(network: nn.Module, config: TrainingConfig) -> nn.Module:
+def finished(network: nn.Module, config: TrainingConfig, scale: float = 1.0) -> nn.Module:
     """Return a trained network as it is validated and kept: offset, with a wider prior, rounded."""
-    scale = config.elbo.prior_scale
     if not config.logit_offsets and scale == 1 and not config.half:
         return network
     network = copy.deepcopy(network)

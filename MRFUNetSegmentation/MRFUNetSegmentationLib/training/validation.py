@@ -44,6 +44,11 @@ class Scores:
 class Validation(Protocol):
     """Scores a network in evaluation mode; nothing about the network is changed."""
 
+    @property
+    def basis(self) -> list[str]:
+        """What it scores by: only scores of the same basis compare."""
+        ...
+
     def __call__(self, network: nn.Module) -> Scores:
         """Return the scores."""
         ...
@@ -86,6 +91,11 @@ class TissueValidation:
         self.config = config
         self.device = device
         self.references = [_reference(case, data, cache) for case in config.validation]
+
+    @property
+    def basis(self) -> list[str]:
+        """What it scores by; see `Validation`."""
+        return [f"{r.title} {r.volume.array.shape}" for r in self.references]
 
     def __call__(self, network: nn.Module) -> Scores:
         """Return the scores of a network."""

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from ...errors import InputError
 from ...inference.grid import ModelGrid
+from ...inference.image_files import read_image
 from ...inference.volume import Geometry
-from ..labels import GREY_MATTER, WHITE_MATTER, LabelMap
+from ..labels import GREY_MATTER, WHITE_MATTER, LabelMap, cached_copy
 
 # Box around grey and white matter of the MNI152 brain (half a percent off each end), mm in RAS.
 # Read off the symmetric 2009a tissue priors above a half.
@@ -63,8 +64,10 @@ def read_lesion_maps(paths: Sequence[Path], cache: Path | None = None) -> list[L
 
 
 def _cached_lesion_map(path: Path, cache: Path | None) -> LesionMap:
-    copy = cache / f"{path.name}.npz" if cache else None
-    if copy and copy.exists() and copy.stat().st_mtime > path.stat().st_mtime:
+    if not path.exists():
+        raise InputError(f"{path}: no such file. Check the configuration, and --data.")
+    copy = cached_copy(path, cache) if cache else None
+    if copy and copy.exists():
         stored = np.load(copy)
         distance, nearest, volumes = (
             torch.from_numpy(stored[name]) for name in ("distance", "nearest", "volumes")
@@ -86,7 +89,7 @@ def _cached_lesion_map(path: Path, cache: Path | None) -> LesionMap:
 
 
 def _read_lesion_map(path: Path) -> LesionMap:
-    mask = sitk.ReadImage(str(path)) > 0.5
+    mask = read_image(path) > 0.5
     # Spotless brains are none to learn lesions from.
     components = sitk.ConnectedComponent(mask, True)
     number = int(sitk.GetArrayViewFromImage(components).max())
