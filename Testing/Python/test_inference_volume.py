@@ -346,6 +346,11 @@ def test_dicom_files_that_cannot_be_read_are_said(tmp_path):
     assert len(volume.array) == 10
     (warning,) = volume.warnings
     assert "2 files" in warning and "1.2.3.5-10.dcm" in warning
+    other = (1000 * noise((2, 20, 30))).astype(np.int16)
+    write_dicom(folder, other, [0.0, 2.0], "1.2.3.6")  # whole, of another series
+    assert read_volume_file(folder, "1.2.3.5").warnings == (warning,)
+    for n in range(2):
+        (folder / f"1.2.3.6-{n}.dcm").unlink()
     damaged = (folder / "1.2.3.5-9.dcm").read_bytes()[:400]
     for n in (9, 10, 11):
         (folder / f"1.2.3.5-{n}.dcm").unlink()

@@ -198,7 +198,8 @@ def _read_series(folder: Path, series: str | None) -> tuple[sitk.Image, tuple[st
         raise InputError(f"{folder}: the folder holds {len(found)} series, choose one: {listed}.")
     if series is not None and series not in found:
         raise InputError(f"{folder}: there is no series {series}. There are: {'; '.join(found)}.")
-    files, left_out = _files(folder, series or found[0]), _left_out(folder, found)
+    files = _files(folder, series or found[0])
+    left_out = _left_out(folder, files)
     if len(files) == 1:
         image, warnings = _read_file(Path(files[0]))
         return image, (*warnings, *left_out)
@@ -230,25 +231,35 @@ def _with_thickness(image: sitk.Image) -> sitk.Image:
     return image
 
 
-def _left_out(folder: Path, found: Sequence[str]) -> tuple[str, ...]:
-    """Say which files of a folder should be DICOM and are of no series."""
-    read = {Path(file) for uid in found for file in _files(folder, uid)}
+def _left_out(folder: Path, series: Sequence[str]) -> tuple[str, ...]:
+    """Say which files of a folder, beside those of a series, are damaged DICOM images."""
+    read = {Path(file) for file in series}
     others = sorted(f for f in folder.iterdir() if f.is_file() and f not in read)
-    damaged = [f for f in others if f.name.upper() != "DICOMDIR" and _seems_dicom(f)]
+    damaged = [f for f in others if _is_damaged_dicom(f)]
     if not damaged:
         return ()
     files = "1 file" if len(damaged) == 1 else f"{len(damaged)} files"
     return (
-        f"{files} of the folder could not be read as DICOM and count as not there (the first is "
-        f"{damaged[0].name}). If the copy is not complete, parts of the head may be missing.",
+        f"{files} of the folder could not be read as DICOM images and count as not there (the "
+        f"first is {damaged[0].name}). If the copy is not complete, parts of the head may be "
+        "missing.",
     )
 
 
-def _seems_dicom(file: Path) -> bool:
-    if file.suffix.lower() == ".dcm":
-        return True
+def _is_damaged_dicom(file: Path) -> bool:
+    """Whether a file should be a DICOM image, by its name or first bytes, and cannot be read."""
     with file.open("rb") as content:
-        return content.read(132)[128:] == b"DICM"
+        starts = content.read(132)[128:] == b"DICM"
+    if file.name.upper() == "DICOMDIR" or not (starts or file.suffix.lower() == ".dcm"):
+        return False
+    reader = sitk.ImageFileReader()
+    reader.SetImageIO("GDCMImageIO")
+    reader.SetFileName(str(file))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError:
+        return True
+    return False
 
 
 def _files(folder: Path, series: str) -> tuple[str, ...]:
