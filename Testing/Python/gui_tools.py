@@ -100,6 +100,10 @@ def library(monkeypatch, qt):
     yield
     for name in [name for name in sys.modules if _of_library(name)]:
         del sys.modules[name]
+        # `from package import module` would find this test's module in the package.
+        parent, _, child = name.rpartition(".")
+        if parent in before and name not in before:
+            vars(before[parent]).pop(child, None)
     sys.modules.update(before)
 
 
