@@ -344,21 +344,30 @@ def test_cancel_beats_a_result_that_is_on_its_way(warm, tiny_checkpoint):
     assert job.result is None and not labels.exists()
 
 
-@posix
-def test_computation_that_ignores_cancel_is_killed_with_its_children(
-    temporary, tiny_checkpoint, tmp_path
-):
-    note = tmp_path / "child"
+def worker_with_child(folder: Path) -> Worker:
+    """Return a worker whose process starts another one, when it has begun to compute."""
     child = _AFTER_START + (
         "when_started(lambda: open(os.environ['NOTE'], 'w')"
         ".write(str(subprocess.Popen(['sleep', '600']).pid)))"
     )
-    environment = {**environment_with(tmp_path, sitecustomize=child), "NOTE": str(note)}
-    worker = Worker(environment=environment)
+    note = str(folder / "child")
+    return Worker(environment={**environment_with(folder, sitecustomize=child), "NOTE": note})
+
+
+def pid_of_child(folder: Path) -> int:
+    note = folder / "child"
+    assert wait_until(lambda: note.exists() and note.read_text(encoding="utf-8"))
+    return int(note.read_text(encoding="utf-8"))
+
+
+@posix
+def test_computation_that_ignores_cancel_is_killed_with_its_children(
+    temporary, tiny_checkpoint, tmp_path
+):
+    worker = worker_with_child(tmp_path)
     job = worker.submit(large_volume(), tiny_checkpoint)
     poll_until_progress(job)
-    assert wait_until(lambda: note.exists() and note.read_text(encoding="utf-8"))
-    pids = [pid_of(worker), int(note.read_text(encoding="utf-8"))]
+    pids = [pid_of(worker), pid_of_child(tmp_path)]
     assert all(map(is_running, pids))
     os.kill(pids[0], signal.SIGSTOP)
 
@@ -403,16 +412,9 @@ def test_what_a_dead_worker_leaves_is_killed_at_once(
     temporary, tiny_checkpoint, tmp_path, monkeypatch, seen_by
 ):
     """Later another program may have its ID: nothing is killed by it any more."""
-    note = tmp_path / "child"
-    child = _AFTER_START + (
-        "when_started(lambda: open(os.environ['NOTE'], 'w')"
-        ".write(str(subprocess.Popen(['sleep', '600']).pid)))"
-    )
-    environment = {**environment_with(tmp_path, sitecustomize=child), "NOTE": str(note)}
-    worker = Worker(environment=environment)
+    worker = worker_with_child(tmp_path)
     worker.submit(small_volume(), tiny_checkpoint).wait(60)
-    assert wait_until(lambda: note.exists() and note.read_text(encoding="utf-8"))
-    pids = [pid_of(worker), int(note.read_text(encoding="utf-8"))]
+    pids = [pid_of(worker), pid_of_child(tmp_path)]
     os.kill(pids[0], signal.SIGKILL)
     process = worker._process
     assert wait_until(lambda: not process.alive if seen_by == "alive" else process.exit_code())
