@@ -110,13 +110,19 @@ def _cases() -> Iterator[ValidationCase]:
 
 
 def run(
-    data: Path, folder: Path, *, seeds: int, steps: int, widths: Sequence[int], device: str
+    data: Path,
+    folder: Path,
+    *,
+    seeds: Sequence[int],
+    steps: int,
+    widths: Sequence[int],
+    device: str,
 ) -> list[Score]:
     """Train and score every network; what `folder` holds already is not done again."""
     twins = Twins(data, folder, device)
     return [
         score
-        for seed in range(1, seeds + 1)
+        for seed in seeds
         for width in widths
         for network in NETWORKS
         for score in twins.scores(configuration(width, network, seed, steps), network, width)
@@ -176,7 +182,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--data", type=Path, required=True, metavar="DIR")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--widths", type=int, nargs="+", default=list(WIDTHS))
     parser.add_argument("--device", default="cpu")
