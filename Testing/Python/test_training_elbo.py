@@ -196,6 +196,19 @@ def test_multiplier_rises_while_the_constraint_is_violated_and_falls_afterwards(
     assert geco.multiplier < before
 
 
+@pytest.mark.parametrize("informed", [False, True])
+def test_mixed_precision_trains_every_weight(informed):
+    """Up to torch 2.9 its cache kept the gradients of an informed posterior from f_comb."""
+    network = small(informed=informed).float()
+    objective = ElboObjective(network, mixed=True, balance=ElboConfig())
+    objective.begin_stage(Stage(steps=5, learning_rate=(0.1, 0.1), shape=(8, 8)))
+    terms = objective(torch.rand(2, 1, 8, 8), torch.randint(0, 3, (2, 8, 8)))
+    objective.loss(terms, terms, 3, voxels=64).backward()
+    assert [name for name, p in network.named_parameters() if p.grad is None] == []
+    with objective._autocast(torch.zeros(1)):
+        assert not torch.is_autocast_cache_enabled()
+
+
 def test_multiplier_waits_for_the_latent():
     """Without it the constraint may be out of reach, and the multiplier would rise for nothing."""
     balance = ElboConfig(target=0.01)

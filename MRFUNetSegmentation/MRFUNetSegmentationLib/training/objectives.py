@@ -49,7 +49,11 @@ class Objective(nn.Module):
 
     def _autocast(self, image: Tensor) -> torch.autocast:
         # Fabric's own mixed precision would round the image itself to the 8 bits of bfloat16.
-        return torch.autocast(image.device.type, torch.bfloat16, enabled=self.mixed)
+        # No cache of rounded weights: up to torch 2.9 one that is filled without gradients (see
+        # `ProbabilisticUNet.posterior`) takes them from all later uses (PyTorch's issue 158232).
+        return torch.autocast(
+            image.device.type, torch.bfloat16, enabled=self.mixed, cache_enabled=False
+        )
 
 
 class LikelihoodObjective(Objective):
