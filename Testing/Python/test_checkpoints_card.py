@@ -106,6 +106,9 @@ def test_window_of_intensities(card):
         ({"method": "window", "window": [0, float("inf")]}, "two finite numbers in order"),
         ({"method": "window", "window": [float("nan"), 0]}, "two finite numbers in order"),
         ({"method": "window", "window": [0]}, "input.normalisation.window"),
+        ({"method": "window", "window": [0, 10**400]}, "two finite numbers in order"),
+        ({"method": "percentile", "low": 99.8}, "low percentile must be below"),
+        ({"method": "percentile", "high": 0.3}, "low percentile must be below"),
     ],
 )
 def test_defects_of_a_window_are_named(card, normalisation, message):
@@ -138,6 +141,8 @@ def test_segments_leave_the_background_out(tiny_card):
         ({"name": "Has Spaces"}, "name"),
         ({"unknown": 1}, "unknown: no such entry"),
         ({"classes": []}, "classes"),
+        ({"name": "tiny\n"}, "name"),
+        ({"title": "\ud800"}, "title: .* is no text"),
         ({"architecture": {"type": "other"}}, "architecture.type"),
     ],
 )
@@ -162,13 +167,30 @@ def test_value_0_is_the_backgrounds(card, background):
         ModelCard.from_dict(card)
 
 
+@pytest.mark.parametrize("number", [1, 5])
+def test_something_must_be_segmented(card, number):
+    classes = [{**c, "background": True} for c in card["classes"][:number]]
+    with pytest.raises(CheckpointError, match="at least one must not be background"):
+        ModelCard.from_dict({**card, "classes": classes})
+
+
+def test_whole_numbers_may_be_written_as_floats(card):
+    """As JSON allows; they number arrays in the end."""
+    exact = copy.deepcopy(card)
+    for entry in card["classes"]:
+        entry["value"], entry["color"] = float(entry["value"]), [*map(float, entry["color"])]
+    card["one_piece"] = exact["one_piece"] = [1]
+    found = json.dumps(ModelCard.from_dict({**card, "one_piece": [1.0]}).to_dict())
+    assert found == json.dumps(ModelCard.from_dict(exact).to_dict())
+
+
 def test_names_must_differ(card):
     card["classes"][2]["name"] = card["classes"][1]["name"]
     with pytest.raises(CheckpointError, match="names must differ"):
         ModelCard.from_dict(card)
 
 
-@pytest.mark.parametrize("orientation", ["RRS", "RLS", "RA", "xyz"])
+@pytest.mark.parametrize("orientation", ["RRS", "RLS", "RA", "xyz", "RAS\n"])
 def test_orientation_must_name_each_axis_once(card, orientation):
     card["input"]["orientation"] = orientation
     with pytest.raises(CheckpointError, match=r"input\.orientation"):

@@ -532,6 +532,24 @@ def test_truncated_and_foreign_files(tmp_path):
         convert(tmp_path / "gone.pth", "nitorch", card(3))
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [{6: b"\xff"}, {8: b"\x00\x08", 46: b"\xff\xfe"}],
+    ids=["version that is needed", "name that is no UTF-8"],
+)
+def test_damaged_table_of_an_archive(tmp_path, damage):
+    """Python's reader of archives raises other errors than that of a bad archive."""
+    whole = saved(tmp_path, random_seg_mrf_net()).read_bytes()
+    entry = whole.index(b"PK\x01\x02")
+    path = tmp_path / "damaged.pth"
+    changed = bytearray(whole)
+    for at, value in damage.items():
+        changed[entry + at : entry + at + len(value)] = value
+    path.write_bytes(changed)
+    with pytest.raises(CheckpointError, match=r"damaged\.pth: the file is damaged"):
+        convert(path, "nitorch", card(3))
+
+
 def test_zip_bomb_is_not_unpacked(tmp_path, monkeypatch):
     path = tmp_path / "bomb.pth"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:

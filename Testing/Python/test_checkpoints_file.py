@@ -98,11 +98,24 @@ def test_round_trip_of_every_architecture(tmp_path, tiny_card, architecture, pla
         ({**PROBABILISTIC, "dim": 2}, None, 5, ["2D", "slice_plane must name the plane"]),
         (PROBABILISTIC, "axial", 5, ["3D", "slice_plane must go"]),
         ({**PROBABILISTIC, "classes": 1}, None, 5, ["5 classes", "has 2"]),
-        ({**PROBABILISTIC, "classes": 1}, None, 1, ["1 classes", "has 2"]),
         ({**PROBABILISTIC, "dim": 4}, None, 5, ["4D"]),
         ({**PROBABILISTIC, "filters": [-2, 3]}, None, 5, ["cannot be built"]),
         ({**PROBABILISTIC, "filters": []}, None, 5, ["at least one scale"]),
         ({**PROBABILISTIC, "encoder": [4]}, None, 5, ["cannot be built", "encoder"]),
+        ({**PROBABILISTIC, "filters": [4] * 11}, None, 5, ["cannot be built", "10 levels, got 11"]),
+        ({**PROBABILISTIC, "filters": 4}, None, 5, ["filters must be tuple[int, ...], got 4"]),
+        ({**PROBABILISTIC, "mrf_extra_layers": -1}, None, 5, ["layers of a kind, got -1"]),
+        ({**PROBABILISTIC, "mrf": "false"}, None, 5, ["mrf must be bool, got 'false'"]),
+        ({**PROBABILISTIC, "latent": True}, None, 5, ["latent must be int, got True"]),
+        ({**PROBABILISTIC, "w": "1"}, None, 5, ["w must be float, got '1'"]),
+        ({"type": "mrf-unet", "strided_padding": 0.0}, None, 4, ["strided_padding must be int"]),
+        ({"type": "mrf-unet", "training_iterations": [5]}, None, 4, ["training_iterations"]),
+        (
+            {"type": "mrf-unet", "encoder": [1] * 9, "decoder": [1] * 20000},
+            None,
+            4,
+            ["0 to 100 layers of a kind, got 20000"],
+        ),
     ],
 )
 def test_card_that_does_not_fit_its_network(tiny_card, architecture, plane, classes, words):
@@ -263,6 +276,40 @@ def test_weights_that_are_not_finite(rewrite):
         return state
 
     refused(rewrite(spoil), "mrf.final.bias", "not finite")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda v: v.double() * 1e300, "not finite in torch.float32"),
+        (lambda v: v.to(torch.complex64), "torch.complex64 instead of torch.float32"),
+        (lambda v: v.to(torch.int32), "torch.int32 instead of torch.float32"),
+        (lambda v: v > 0, "torch.bool instead of torch.float32"),
+        (lambda v: v.to(torch.float8_e4m3fn), "torch.float8_e4m3fn instead of torch.float32"),
+    ],
+)
+def test_weights_that_no_network_holds(rewrite, change, words):
+    """They would become infinite, or round, without a word."""
+    name = "mrf.final.weight"
+    refused(rewrite(lambda s: {**s, name: change(1 + s[name].abs())}), name, words)
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
+def test_weights_of_any_precision_load(rewrite, kind):
+    path = rewrite(lambda s: {k: v.to(kind) if v.is_floating_point() else v for k, v in s.items()})
+    weights = load_checkpoint(path).network.state_dict().values()
+    assert {v.dtype for v in weights if v.is_floating_point()} == {torch.float32}
+
+
+def test_negative_variances(tmp_path, tiny_card):
+    """Of their square root every label would be the background."""
+    card = with_architecture(tiny_card, {**tiny_card.architecture, "norm": "batch"}, None, 5)
+    path = tmp_path / "negative.safetensors"
+    state = build_network(card).state_dict()
+    key = next(k for k in state if k.endswith("running_var"))
+    state[key][0] = -1
+    save_file(state, path, {"card": json.dumps(card.to_dict())})
+    refused(path, key, "negative variances")
 
 
 def test_unknown_hyper_parameter(rewrite):

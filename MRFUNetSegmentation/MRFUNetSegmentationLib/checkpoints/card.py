@@ -16,6 +16,8 @@ from ..errors import CheckpointError, InputError
 from .schema import violations
 
 FORMAT_VERSION = 1
+# Between these percentiles of a volume grey values count, where a card does not say otherwise.
+PERCENTILES = (0.5, 99.5)
 # Names of Slicer's own lists, in which its terminology selector looks entries up.
 _TYPES_LIST = "Segmentation category and type - 3D Slicer General Anatomy list"
 _REGIONS_LIST = "Anatomic codes - DICOM master list"
@@ -184,14 +186,14 @@ class ModelCard:
                 orientation=card["input"]["orientation"],
                 normalisation=deepcopy(card["input"]["normalisation"]),
                 slice_plane=card["input"].get("slice_plane"),
-                neighbours=card["input"].get("neighbours", 0),
+                neighbours=int(card["input"].get("neighbours", 0)),
                 network_voxel_size=_sizes(card["input"].get("network_voxel_size")),
             ),
             training=dict(card["training"]),
             licence=card["licence"],
             citation=card["citation"],
             intended_use=card["intended_use"],
-            one_piece=tuple(card.get("one_piece", ())),
+            one_piece=tuple(map(int, card.get("one_piece", ()))),
             intensities=card.get("intensities", False),
         )
 
@@ -260,7 +262,10 @@ def schema() -> dict[str, Any]:
 def is_window(values: Sequence[float]) -> bool:
     """Whether two values are finite and in order, so that they can become 0 and 1."""
     low, high = values
-    return low < high and math.isfinite(high - low)
+    try:
+        return low < high and math.isfinite(high - low)
+    except OverflowError:  # a whole number that no float holds
+        return False
 
 
 def _inconsistencies(card: dict[str, Any]) -> list[str]:
@@ -274,6 +279,8 @@ def _inconsistencies(card: dict[str, Any]) -> list[str]:
     if not classes[0].background:
         return [f"classes: {classes[0].name} has value 0, which must be the background"]
     segments = {c.value for c in classes if not c.background}
+    if not segments:
+        return ["classes: at least one must not be background, or nothing is segmented"]
     if not segments.issuperset(card.get("one_piece", ())):
         return [f"one_piece: {card['one_piece']} must be values of classes, not background"]
     samples = card["architecture"]["type"] == "probabilistic-unet"
@@ -289,7 +296,8 @@ def _inconsistencies(card: dict[str, Any]) -> list[str]:
         return ["input.normalisation: a window belongs to the method window, and to no other"]
     if window and not is_window(window):
         return [f"input.normalisation.window: must be two finite numbers in order, got {window}"]
-    if normalisation.get("low", 0) >= normalisation.get("high", 100):
+    low, high = PERCENTILES
+    if normalisation.get("low", low) >= normalisation.get("high", high):
         return ["input.normalisation: the low percentile must be below the high one"]
     axes = {frozenset("LR"), frozenset("PA"), frozenset("IS")}
     letters = card["input"]["orientation"]
@@ -305,9 +313,9 @@ def _sizes(values: list[float] | None) -> tuple[float, ...] | None:
 def _segment_class(entry: dict[str, Any]) -> SegmentClass:
     terminology = entry.get("terminology")
     return SegmentClass(
-        value=entry["value"],
+        value=int(entry["value"]),  # in JSON 1.0 is a whole number
         name=entry["name"],
-        color=tuple(entry["color"]),
+        color=tuple(map(int, entry["color"])),
         background=entry.get("background", False),
         terminology=terminology
         and Terminology(Code(**terminology["category"]), Code(**terminology["type"])),

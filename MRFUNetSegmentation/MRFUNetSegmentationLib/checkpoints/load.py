@@ -19,6 +19,7 @@ from .card import ModelCard
 from .header import CARD_KEY, find_checkpoint, read_info
 
 _GET_AGAIN = "Get the file again from where it came from"
+_FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 
 
 @dataclass(frozen=True)
@@ -129,6 +130,13 @@ def _mismatch(network: nn.Module, card: ModelCard) -> str | None:
     return None
 
 
+def _of_one_kind(value: torch.Tensor, expected: torch.Tensor) -> bool:
+    """Whether weights can take the place of those of a network but for rounding."""
+    if expected.is_floating_point():
+        return value.dtype in _FLOATS
+    return value.dtype == expected.dtype
+
+
 def _check_state(path: Path, state: dict, expected: dict) -> None:
     missing = sorted(expected.keys() - state.keys())
     extra = sorted(state.keys() - expected.keys())
@@ -142,8 +150,13 @@ def _check_state(path: Path, state: dict, expected: dict) -> None:
         defect = (
             f"{key} has shape {tuple(state[key].shape)} instead of {tuple(expected[key].shape)}"
         )
-    elif bad := [k for k, v in state.items() if not torch.isfinite(v).all()]:
-        defect = f"{bad[0]} holds values that are not finite"
+    elif bad := [k for k, v in state.items() if not _of_one_kind(v, expected[k])]:
+        defect = f"{bad[0]} holds {state[bad[0]].dtype} instead of {expected[bad[0]].dtype}"
+    # As the network will hold them: a large double is infinite in float32.
+    elif bad := [k for k, v in state.items() if not torch.isfinite(v.to(expected[k].dtype)).all()]:
+        defect = f"{bad[0]} holds values that are not finite in {expected[bad[0]].dtype}"
+    elif bad := [k for k, v in state.items() if k.endswith("running_var") and (v < 0).any()]:
+        defect = f"{bad[0]} holds negative variances"
     else:
         return
     raise CheckpointError(

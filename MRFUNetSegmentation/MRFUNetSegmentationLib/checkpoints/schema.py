@@ -24,7 +24,8 @@ def violations(value: Any, schema: dict[str, Any], where: str = "") -> list[str]
     """Return what is wrong with a JSON value, each entry as "path: reason"; empty if valid.
 
     Knows the keywords type, enum, const, required, properties, additionalProperties (a
-    boolean), items, minItems, maxItems, minLength, pattern, minimum, exclusiveMinimum and maximum.
+    boolean), items, minItems, maxItems, minLength, pattern (of
+    the whole text), minimum, exclusiveMinimum and maximum.
     """
     name = where or "card"
     if "type" in schema and not _has_type(value, schema["type"]):
@@ -70,7 +71,12 @@ def _array(value: list, schema: dict[str, Any], where: str) -> list[str]:
 def _string(value: str, schema: dict[str, Any], name: str) -> list[str]:
     if len(value) < schema.get("minLength", 0):
         return [f"{name}: must not be empty"]
-    if "pattern" in schema and not re.search(schema["pattern"], value):
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return [f"{name}: {value!r} is no text that can be written"]
+    # Not `search`, for which $ also stands before a newline.
+    if "pattern" in schema and not re.fullmatch(schema["pattern"], value):
         return [f"{name}: {value!r} does not match {schema['pattern']}"]
     return []
 

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..checkpoints.card import PERCENTILES
 from .grid import ModelGrid
 
 # Percentiles of a regular subset differ from the full volume's by less than any scan from its
@@ -121,7 +122,10 @@ def without_padding(array: np.ndarray) -> np.ndarray:
 
 
 def percentile_normalise(
-    image: Tensor, low: float = 0.5, high: float = 99.5, subset: int = SUBSET
+    image: Tensor,
+    low: float = PERCENTILES[0],
+    high: float = PERCENTILES[1],
+    subset: int = SUBSET,
 ) -> Tensor:
     """Map the `low` and `high` percentiles of a volume to 0 and 1 and clip what lies outside.
 

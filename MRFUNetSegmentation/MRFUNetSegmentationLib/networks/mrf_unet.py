@@ -58,12 +58,9 @@ class MRFUNetConfig(HyperParameters):
     w: float = 1.0
 
     def __post_init__(self) -> None:
-        for name in ("encoder", "decoder", "training_iterations"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
-        if self.decoder_activations is not None:
-            object.__setattr__(self, "decoder_activations", tuple(self.decoder_activations))
+        super().__post_init__()
         check_mean_field(self.iterations, self.training_iterations, self.w)
-        check_sizes((*self.encoder, *self.decoder), self.layers, self.mrf_extra_layers)
+        check_sizes(self.encoder, self.decoder, layers=(self.layers, self.mrf_extra_layers))
 
     @classmethod
     def paper(cls, j: int, classes: int = 4, **changes) -> MRFUNetConfig:

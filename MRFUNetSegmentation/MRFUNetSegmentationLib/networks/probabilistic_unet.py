@@ -81,8 +81,7 @@ class ProbabilisticUNetConfig(HyperParameters):
     w: float = 1.0
 
     def __post_init__(self) -> None:
-        for name in ("filters", "training_iterations"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
+        super().__post_init__()
         check_mean_field(self.iterations, self.training_iterations, self.w)
         for name, least in (
             ("classes", 1), ("in_channels", 1), ("convolutions", 1), ("latent", 0),
@@ -90,7 +89,8 @@ class ProbabilisticUNetConfig(HyperParameters):
         ):  # fmt: skip
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
-        check_sizes(self.filters, self.convolutions, self.f_comb_layers, self.mrf_extra_layers)
+        layers = (self.convolutions, self.f_comb_layers, self.mrf_extra_layers)
+        check_sizes(self.filters, layers=layers)
         if self.norm not in _NORMS:
             raise ValueError(f"the normalisation must be one of {_NORMS}, got {self.norm!r}")
         if not 0 <= self.dropout < 1:

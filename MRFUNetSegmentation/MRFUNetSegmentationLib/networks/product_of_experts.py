@@ -6,7 +6,7 @@ product of the MRF's prior p(Z) and of F(X), what a network makes of the image.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,8 @@ from torch.nn import functional
 from .mrf import MRF, log_posterior, mean_field
 
 _MOST_ITERATIONS, _MOST_LAYERS = 1000, 100
+# Of ten levels the smallest image has a side of 2047.
+_MOST_LEVELS = 10
 
 
 class ProductOfExperts(nn.Module):
@@ -68,25 +70,36 @@ class ProductOfExperts(nn.Module):
         return int(torch.randint(low, high + 1, ()))
 
 
-def check_sizes(filters: Iterable[int], *layers: int) -> None:
-    """Raise a ValueError where filters or numbers of layers are impossible.
+def check_sizes(
+    levels: Sequence[int], decoder: Sequence[int] = (), *, layers: Sequence[int]
+) -> None:
+    """Raise a ValueError where filters or numbers of levels and layers are impossible.
 
-    A few bytes of a model card could otherwise have a program build layers for hours.
+    A few bytes of a model card could otherwise have a program build layers for hours, or widen
+    every image to sides that no memory holds.
+
+    Args:
+        levels: filters of the encoder's levels.
+        decoder: filters of the decoder's layers, where they differ from the encoder's.
+        layers: numbers of layers.
     """
+    if len(levels) > _MOST_LEVELS:
+        raise ValueError(f"there may be up to {_MOST_LEVELS} levels, got {len(levels)}")
+    filters = (*levels, *decoder)
+    for number in (*layers, len(decoder)):
+        if not 0 <= number <= _MOST_LAYERS:
+            raise ValueError(f"there may be 0 to {_MOST_LAYERS} layers of a kind, got {number}")
     if any(n < 1 for n in filters):
-        raise ValueError(f"filters must be at least 1, got {tuple(filters)}")
-    if any(n > _MOST_LAYERS for n in layers):
-        raise ValueError(f"there may be up to {_MOST_LAYERS} layers of a kind, got {max(layers)}")
+        raise ValueError(f"filters must be at least 1, got {filters}")
 
 
 def check_mean_field(iterations: int, training_iterations: tuple[int, int], w: float) -> None:
     """Raise a ValueError where a number of mean-field iterations or their damping is impossible."""
     low, high = training_iterations
-    whole = all(isinstance(n, int) for n in (iterations, low, high))
     most = _MOST_ITERATIONS
-    if not whole or not 1 <= iterations <= most or not 1 <= low <= high <= most:
+    if not 1 <= iterations <= most or not 1 <= low <= high <= most:
         raise ValueError(
-            f"mean-field iterations must be whole numbers in order, from 1 to {most}, "
+            f"mean-field iterations must be in order, from 1 to {most}, "
             f"got {iterations} and {training_iterations}"
         )
     if not 0 < w <= 1:

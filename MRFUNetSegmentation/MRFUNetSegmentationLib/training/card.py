@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..checkpoints.card import FORMAT_VERSION, ModelCard
+from ..checkpoints.card import FORMAT_VERSION, PERCENTILES, ModelCard
 from .config import CardText, TrainingConfig
 from .labels import GREY_MATTER, VENTRICLES, WHITE_MATTER
 
 ORIENTATION = "RAS"
-NORMALISATION = {"method": "percentile", "low": 0.5, "high": 99.5}
+NORMALISATION = {"method": "percentile", "low": PERCENTILES[0], "high": PERCENTILES[1]}
 
 _ANATOMICAL_STRUCTURE = {
     "scheme": "SCT",

@@ -7,6 +7,7 @@ to tensors and plain containers; before torch 2.6 that could be circumvented (CV
 from __future__ import annotations
 
 import pickle
+import struct
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -71,7 +72,8 @@ def _refuse_bombs(path: Path) -> None:
             f"{path}: the file cannot be read ({error.strerror}). "
             "Check the path and its permissions."
         ) from error
-    except zipfile.BadZipFile as error:
+    # Damage in an archive's table can raise any of these.
+    except (zipfile.BadZipFile, ValueError, NotImplementedError, struct.error) as error:
         raise CheckpointError(
             f"{path}: the file is damaged ({error}). Get it again from where it came from."
         ) from error
