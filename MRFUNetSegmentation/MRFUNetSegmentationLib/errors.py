@@ -32,12 +32,16 @@ class Cancelled(MRFUNetError):  # noqa: N818 - an outcome, not a fault
         super().__init__("The run was cancelled; nothing was changed.")
 
 
-# How torch says so: on a GPU (also `torch.OutOfMemoryError`), and on the CPU of Linux and Windows.
-_MEMORY_WORDS = ("out of memory", "alloc_failed", "can't allocate memory", "not enough memory")
+# How torch says so, on a GPU (also `torch.OutOfMemoryError`) and on the CPU of Linux and Windows,
+# and how SimpleITK does.
+_MEMORY_WORDS = (
+    "out of memory", "alloc_failed", "can't allocate memory", "not enough memory",
+    "failed to allocate memory",
+)  # fmt: skip
 
 
 def lacks_memory(error: Exception) -> bool:
-    """Return whether an error of Python, NumPy or torch says that memory has run out."""
+    """Return whether an error of Python, NumPy, torch or SimpleITK says that memory is out."""
     text = str(error).lower()
     said = isinstance(error, RuntimeError) and any(words in text for words in _MEMORY_WORDS)
     return said or isinstance(error, MemoryError)

@@ -76,6 +76,20 @@ def test_settled_field_stops_at_once_and_only_with_a_tolerance():
         assert len(list(mean_field(log_f, mrf, 6, tolerance=1e-6))) < 6
 
 
+def test_damped_log_posterior_is_finite_where_probabilities_underflow():
+    mrf = scaled_mrf(3, 2, 0.0)
+    logits = torch.zeros(1, 2, 2, 2, 2)
+    logits[:, 0] = 150
+    logits.requires_grad_()
+    found = log_posterior(logits.log_softmax(1), mrf, 15, w=0.9999)
+    found[:, 1].sum().backward()
+    assert found.isfinite().all()
+    assert logits.grad.isfinite().all()
+    *_, plain = mean_field(logits.log_softmax(1), mrf, 2, w=0.7)
+    exact = log_posterior(logits.log_softmax(1), mrf, 2, w=0.7)
+    torch.testing.assert_close(exact, plain.log())
+
+
 def test_training_gradients_reach_every_weight():
     mrf = scaled_mrf(3, 3, 3.0)
     logits = torch.randn(1, 3, 5, 5, 5, requires_grad=True)

@@ -338,6 +338,16 @@ def test_instance_norm_is_exact_however_many_threads_compute_it(threads):
     assert found.is_contiguous(memory_format=torch.channels_last_3d)
 
 
+@pytest.mark.parametrize("kind", [torch.float64, torch.bfloat16, torch.float16])
+@torch.no_grad()
+def test_instance_norm_in_any_precision(kind):
+    image, norm = torch.randn(1, 4, 6, 6, 6), InstanceNorm(4)
+    found = norm.to(kind)(image.to(kind))
+    assert found.dtype == kind
+    tolerance = max(1e-5, 4 * torch.finfo(kind).eps)
+    torch.testing.assert_close(found.float(), InstanceNorm(4)(image), atol=4 * tolerance, rtol=0)
+
+
 def test_gradients_pass_through_the_moments_of_instance_norm():
     """A shift of a channel, or a scale, changes nothing: so no gradient points along them."""
     image = (3 + torch.randn(2, 4, 8, 8, 8)).requires_grad_()

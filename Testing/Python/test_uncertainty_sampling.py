@@ -79,6 +79,15 @@ def test_one_sample_has_no_variance():
     assert not statistics.mean.requires_grad
 
 
+def test_without_a_latent_all_samples_are_the_plain_networks():
+    network = ProbabilisticUNet(ProbabilisticUNetConfig(filters=(8, 12), latent=0)).eval()
+    image = torch.randn(2, 1, 8, 8)
+    projected, prior = network.project(network.features(image)), network.prior(image)
+    statistics = sample_statistics(network, projected, prior, torch.zeros(3, 0))
+    torch.testing.assert_close(statistics.mean, network(image).detach())
+    assert (statistics.variance == 0).all()
+
+
 def test_memory_does_not_grow_with_the_samples(monkeypatch):
     module = "MRFUNetSegmentationLib.uncertainty.sampling"
     monkeypatch.setattr(f"{module}._CPU_BLOCK_VALUES", 8 * 16)

@@ -108,6 +108,7 @@ def test_only_what_belongs_to_the_worker_is_deleted(temporary):
         (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED"), errors.InputError),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tr"), errors.InputError),
         (RuntimeError("DefaultCPUAllocator: not enough memory: you tried"), errors.InputError),
+        (RuntimeError("sitk: Failed to allocate memory for image."), errors.InputError),
         (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), errors.WorkerError),
         (ValueError("out of memory of where it was"), errors.WorkerError),
     ],

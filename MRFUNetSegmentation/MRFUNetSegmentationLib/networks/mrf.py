@@ -6,6 +6,7 @@ label given its neighbours' is stationary and never sees the image.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterator
 
@@ -132,7 +133,11 @@ def log_posterior(log_likelihood: Tensor, mrf: MRF, iterations: int, w: float = 
     if iterations > 1:
         responsibilities = last(mean_field(log_likelihood, mrf, iterations - 1, w))
     log_new = functional.log_softmax(log_likelihood + mrf(responsibilities), dim=1)
-    return log_new if w == 1 else torch.log(w * log_new.exp() + (1 - w) * responsibilities)
+    if w == 1:
+        return log_new
+    # Of what underflowed in a float the smallest one is left.
+    log_old = responsibilities.clamp_min(torch.finfo(responsibilities.dtype).tiny).log()
+    return torch.logaddexp(log_new + math.log(w), log_old + math.log1p(-w))
 
 
 def _check(iterations: int, w: float) -> None:

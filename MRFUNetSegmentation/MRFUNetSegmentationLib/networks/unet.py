@@ -66,7 +66,10 @@ class InstanceNorm(nn.Module):
         # of a whole head is up to 1 % off, and how far depends on the number of threads. So where
         # no gradient has to pass through the moments, they are computed exactly before it.
         axes = (0, *range(2, image.dim()))
-        variance, mean = torch.var_mean(image.float(), axes, correction=0)
+        exact = image.to(torch.promote_types(image.dtype, torch.float32))
+        variance, mean = (
+            moment.to(self.weight.dtype) for moment in torch.var_mean(exact, axes, correction=0)
+        )
         return functional.batch_norm(
             image, mean, variance, self.weight, self.bias, training=False, eps=self.eps
         )

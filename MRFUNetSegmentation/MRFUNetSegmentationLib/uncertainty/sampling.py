@@ -83,7 +83,9 @@ def _latents(prior: Distribution, epsilon: Tensor) -> Tensor:
             f"expected epsilon (samples, {latent}) or (samples, {batch}, {latent}), "
             f"got shape {tuple(epsilon.shape)}"
         )
-    return prior.mean + prior.stddev * epsilon.view(len(epsilon), -1, latent)
+    if epsilon.dim() == 2:
+        epsilon = epsilon[:, None]
+    return prior.mean + prior.stddev * epsilon
 
 
 def _probabilities(network: ProbabilisticUNet, voxels: Tensor, shifts: Tensor) -> Iterator[Tensor]:
