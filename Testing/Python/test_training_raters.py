@@ -956,18 +956,34 @@ def test_the_best_is_chosen_among_networks_whose_latent_has_been_trained(data, t
     assert load_checkpoint(trainer.checkpoint_file).card.training["steps"] == 5
 
 
-@pytest.mark.parametrize("dim", [2, 3])
-def test_plain_unet_trains_on_the_same_data(data, tmp_path, dim, capsys):
-    """For comparison: a U-Net without MRF, which gives one segmentation."""
-    changes = [
+def plain_unet(dim: int, entries: str) -> list[tuple[str, str]]:
+    """Changes of `config_file` that put a U-Net without MRF in the place of the network."""
+    return [
         (
             'type = "probabilistic-unet"\ndim = 2',
-            f'type = "mrf-unet"\nmrf = false\ndim = {dim}\nencoder = [4, 8]\ndecoder = [8, 4]\n'
-            'norm = "instance"\nstrided_padding = 1',
+            f'type = "mrf-unet"\nmrf = false\ndim = {dim}\nnorm = "instance"\n{entries}',
         ),
         ("classes = 1", "classes = 2"),
         ("filters = [4, 8]\nconvolutions = 1\n", ""),
         *[(f"{entry}\n", "") for entry in ('norm = "batch"', "latent = 6", "informed = true")],
+    ]
+
+
+def test_images_and_parts_too_small_for_a_plain_unet(data):
+    four = plain_unet(2, "encoder = [4, 4, 4, 4]\ndecoder = [4, 4, 4, 4]")
+    with pytest.raises(ConfigError, match=r"stages\[0\].shape: this network needs at least 31"):
+        load_config(config_file(data, *four))
+    five = plain_unet(2, "encoder = [4, 4, 4, 4, 4]\ndecoder = [4, 4, 4, 4, 4]")
+    config = load_config(config_file(data, *five, ("\nshape = [24, 20]", "")))
+    with pytest.raises(InputError, match=r"36 x 32 voxels; at least 63 .*encoder fewer levels"):
+        read_rater_cases(config, data)
+
+
+@pytest.mark.parametrize("dim", [2, 3])
+def test_plain_unet_trains_on_the_same_data(data, tmp_path, dim, capsys):
+    """For comparison: a U-Net without MRF, which gives one segmentation."""
+    changes = [
+        *plain_unet(dim, "encoder = [4, 8]\ndecoder = [8, 4]\nstrided_padding = 1"),
         ("steps = 30", "steps = 6"),
     ]
     if dim == 3:

@@ -24,6 +24,11 @@ class HyperParameters:
             if not _is(value, kinds[field.name]):
                 raise ValueError(f"{field.name} must be {field.type}, got {value!r}")
 
+    @property
+    def minimum_size(self) -> int:
+        """Smallest side (voxels) of an image that the network takes as it is."""
+        return 1
+
     def to_dict(self) -> dict[str, Any]:
         """Return the hyper-parameters as JSON types, for a model card."""
         return {

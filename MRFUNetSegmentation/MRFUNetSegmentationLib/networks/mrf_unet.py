@@ -14,7 +14,7 @@ from torch.nn import functional
 from .hyper_parameters import HyperParameters
 from .mrf import MRF, last
 from .product_of_experts import ProductOfExperts, check_mean_field, check_sizes
-from .unet import UNet
+from .unet import UNet, minimum_size
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,11 @@ class MRFUNetConfig(HyperParameters):
         super().__post_init__()
         check_mean_field(self.iterations, self.training_iterations, self.w)
         check_sizes(self.encoder, self.decoder, layers=(self.layers, self.mrf_extra_layers))
+
+    @property
+    def minimum_size(self) -> int:
+        """See `HyperParameters`."""
+        return minimum_size(len(self.encoder), self.strided_padding)
 
     @classmethod
     def paper(cls, j: int, classes: int = 4, **changes) -> MRFUNetConfig:

@@ -36,6 +36,11 @@ def convolution(dim: int) -> type[nn.Module]:
     return _CONV[dim]
 
 
+def minimum_size(levels: int, strided_padding: int) -> int:
+    """Return the smallest image side (voxels) that leaves one voxel at a U-Net's coarsest level."""
+    return 1 if strided_padding else 2 ** (levels + 1) - 1
+
+
 class InstanceNorm(nn.Module):
     """Normalises each channel of each image by its own mean and variance, then scales and shifts.
 
@@ -205,7 +210,7 @@ class UNet(nn.Module):
     @property
     def minimum_size(self) -> int:
         """Smallest image side (voxels) that leaves one voxel at the coarsest level."""
-        return 1 if self.strided_padding else 2 ** (len(self.encoder) + 1) - 1
+        return minimum_size(len(self.encoder), self.strided_padding)
 
     def forward(self, image: Tensor) -> Tensor:
         """Return the logits (B, K, *spatial) of an image (B, C, *spatial).

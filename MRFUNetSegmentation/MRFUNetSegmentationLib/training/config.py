@@ -462,9 +462,15 @@ class TrainingConfig:
     def _check_stages(self) -> None:
         if self.label_maps and self.lesions is None and self.network.dim != 3:
             raise ConfigError("network.dim: images are synthesised from label maps in 3D only")
+        least = self.network.minimum_size
         for number, stage in enumerate(self.stages):
             if self.raters is not None and not stage.shape:
                 continue  # whole images
+            if min(stage.shape, default=least) < least:
+                raise ConfigError(
+                    f"stages[{number}].shape: this network needs at least {least} voxels along "
+                    f"every side, got {list(stage.shape)}"
+                )
             if len(stage.shape) != self.network.dim:
                 raise ConfigError(
                     f"stages[{number}].shape: expected {self.network.dim} sides as the network "

@@ -271,7 +271,7 @@ def _read_case(name: str, path: Path, masks: Sequence[Path], config: TrainingCon
     axis = config.card.slice_plane and slice_axis(config.card.slice_plane, ORIENTATION)
     voxel_size = [None if a == axis else v for a, v in enumerate(config.card.voxel_size)]
     grid = ModelGrid.of(Geometry.from_image(image), voxel_size, ORIENTATION)
-    _check_size(path, image, grid, axis, config.card.slice_plane)
+    _check_size(path, image, grid, axis, config)
     volume = normalised(values, grid, normalisation(config.card))
     number = len(config.classes) or config.network.classes
     read = [_labels(p, image, has_place(path), grid, number) for p in masks]
@@ -289,18 +289,21 @@ def _read_case(name: str, path: Path, masks: Sequence[Path], config: TrainingCon
 
 
 def _check_size(
-    path: Path, image: sitk.Image, grid: ModelGrid, axis: int | None, plane: str | None
+    path: Path, image: sitk.Image, grid: ModelGrid, axis: int | None, config: TrainingConfig
 ) -> None:
-    """Refuse what is no image of the plane, or has another voxel size than it should have."""
+    """Refuse what is no image of the plane, or too small for the network at its voxel size."""
     sides = [n for a, n in enumerate(grid.shape) if a != axis]
-    if min(sides) >= MINIMUM_SIDE:
+    least = max(MINIMUM_SIDE, config.network.minimum_size)
+    if min(sides) >= least:
         return
+    fewer = " Or give network.encoder fewer levels." if least > MINIMUM_SIDE else ""
+    plane = config.card.slice_plane
     seen = f"the {plane} slices of the image" if plane else "the image"
     raise InputError(
-        f"{path}: {seen} would have {' x '.join(map(str, sides))} voxels; at least {MINIMUM_SIDE} "
+        f"{path}: {seen} would have {' x '.join(map(str, sides))} voxels; at least {least} "
         f"are needed along every side. The file has {' x '.join(map(str, image.GetSize()))} voxels "
         f"of {' x '.join(f'{s:.3g}' for s in image.GetSpacing())} mm. Correct its voxel size, or "
-        "the configuration's card.voxel_size or card.slice_plane (2D files count as axial)."
+        f"the configuration's card.voxel_size or card.slice_plane (2D files count as axial).{fewer}"
     )
 
 
