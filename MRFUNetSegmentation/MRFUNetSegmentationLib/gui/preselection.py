@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..mrml.browsers import sequence_of, shown_index
+from ..mrml.nodes import nodes_of_class
 from ..mrml.overlays import MAP
 from ..mrml.samples import SAMPLE
 from ..mrml.segmentations import ITEM, MODEL, SHA256, read_provenance, reference_volume
@@ -11,8 +12,7 @@ from ..mrml.segmentations import ITEM, MODEL, SHA256, read_provenance, reference
 def only_volume(scene):
     """Return the scene's scalar volume if there is exactly one to choose from, else None."""
     volumes = []
-    for n in range(scene.GetNumberOfNodesByClass("vtkMRMLScalarVolumeNode")):
-        node = scene.GetNthNodeByClass(n, "vtkMRMLScalarVolumeNode")
+    for node in nodes_of_class(scene, "vtkMRMLScalarVolumeNode"):
         # Label maps and colour images are scalar volumes to MRML, but not to users; and maps of
         # uncertainty are results.
         is_volume = node.GetClassName() == "vtkMRMLScalarVolumeNode"
@@ -33,10 +33,8 @@ def only_result(
         of_sequence: whether segmentations of all volumes of its sequence count, and no others; if
             not, none of these do.
     """
-    scene = volume_node.GetScene()
     results = []
-    for n in range(scene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode")):
-        node = scene.GetNthNodeByClass(n, "vtkMRMLSegmentationNode")
+    for node in nodes_of_class(volume_node.GetScene(), "vtkMRMLSegmentationNode"):
         # Nodes that show a sample have provenance too, and the number of the sample.
         provenance = read_provenance(node)
         is_result = MODEL in provenance and SAMPLE not in provenance

@@ -15,6 +15,7 @@ from ..inference.result_files import WrittenResult, read_result_folder
 from ..inference.sampled import MUTUAL_INFORMATION, SampledResult
 from ..inference.volume import Geometry
 from ..mrml.geometry import ijk_to_lps, lps_to_ras
+from ..mrml.nodes import nodes_of_class
 from ..mrml.overlays import MAP, add_overlay, show_overlay
 from ..mrml.posterior import map_volumes, write_with_maps
 from ..mrml.samples import provenance_of_samples, write_samples
@@ -49,7 +50,7 @@ def show_result_folder(folder: str | Path):
 
 
 def _show_in_slices(node) -> None:
-    for composite in slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode"):
+    for composite in nodes_of_class(node.GetScene(), "vtkMRMLSliceCompositeNode"):
         composite.SetBackgroundVolumeID(node.GetID())
     if hasattr(slicer, "app"):  # there are views to be fitted
         slicer.util.resetSliceViews()

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+from .nodes import nodes_of_class
+
 
 def browsers(scene) -> list:
     """Return the sequence browsers of a scene; none of None, where a node is that was removed."""
-    if scene is None:
-        return []
-    number = scene.GetNumberOfNodesByClass("vtkMRMLSequenceBrowserNode")
-    return [scene.GetNthNodeByClass(n, "vtkMRMLSequenceBrowserNode") for n in range(number)]
+    return [] if scene is None else nodes_of_class(scene, "vtkMRMLSequenceBrowserNode")
 
 
 def browser_of(node):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from .nodes import nodes_of_class
 from .segmentations import PREFIX
 
 # Attribute of a display node that is hidden for a while.
@@ -22,8 +23,7 @@ def hide(displays: Iterable) -> None:
 
 def show_hidden(scene) -> None:
     """Show what `hide` has hidden in a scene, in this session or in the one that saved it."""
-    for index in range(scene.GetNumberOfNodesByClass("vtkMRMLSegmentationDisplayNode")):
-        display = scene.GetNthNodeByClass(index, "vtkMRMLSegmentationDisplayNode")
+    for display in nodes_of_class(scene, "vtkMRMLSegmentationDisplayNode"):
         if display.GetAttribute(_HIDDEN):
             display.RemoveAttribute(_HIDDEN)
             display.SetVisibility(True)

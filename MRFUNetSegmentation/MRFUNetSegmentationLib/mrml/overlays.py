@@ -16,6 +16,7 @@ import vtk
 from ..inference.overlay_colors import LOW, inferno
 from ..inference.sampled import AGREEMENT, PROBABILITY
 from .geometry import ijk_to_ras, to_vtk
+from .nodes import nodes_of_class
 from .segmentations import PREFIX
 from .volumes import voxels
 
@@ -79,8 +80,7 @@ def show_overlay(scene, overlay_node, opacity: float = OPACITY) -> None:
         opacity: 0..1.
     """
     changed = {overlay_node}
-    for index in range(scene.GetNumberOfNodesByClass("vtkMRMLSliceCompositeNode")):
-        composite = scene.GetNthNodeByClass(index, "vtkMRMLSliceCompositeNode")
+    for composite in nodes_of_class(scene, "vtkMRMLSliceCompositeNode"):
         changed.add(scene.GetNodeByID(composite.GetForegroundVolumeID() or ""))
         composite.SetForegroundVolumeID(overlay_node.GetID() if overlay_node else None)
         composite.SetForegroundOpacity(opacity if overlay_node else 0.0)
@@ -101,8 +101,7 @@ def shown_overlay(scene, overlays: Mapping[str, object]) -> tuple[str | None, fl
         The name and the opacity 0..1; None and `OPACITY` if no view shows one of them.
     """
     names = {node.GetID(): name for name, node in overlays.items()}
-    for index in range(scene.GetNumberOfNodesByClass("vtkMRMLSliceCompositeNode")):
-        composite = scene.GetNthNodeByClass(index, "vtkMRMLSliceCompositeNode")
+    for composite in nodes_of_class(scene, "vtkMRMLSliceCompositeNode"):
         name = names.get(composite.GetForegroundVolumeID())
         if name is not None:
             return name, composite.GetForegroundOpacity()
@@ -140,8 +139,7 @@ def show_overlays_instead(scene, successors: Mapping[str, str]) -> None:
         scene: of the slice views.
         successors: by the ID of a volume that of the one that is to take its place.
     """
-    for index in range(scene.GetNumberOfNodesByClass("vtkMRMLSliceCompositeNode")):
-        composite = scene.GetNthNodeByClass(index, "vtkMRMLSliceCompositeNode")
+    for composite in nodes_of_class(scene, "vtkMRMLSliceCompositeNode"):
         for layer in ("Background", "Foreground"):
             shown = getattr(composite, f"Get{layer}VolumeID")()
             if shown in successors:
@@ -176,8 +174,7 @@ def _set_display(node, maximum: float) -> None:
 
 def _colors(scene, reverse: bool):
     kind = "reversed" if reverse else "inferno"
-    for index in range(scene.GetNumberOfNodesByClass("vtkMRMLColorTableNode")):
-        table = scene.GetNthNodeByClass(index, "vtkMRMLColorTableNode")
+    for table in nodes_of_class(scene, "vtkMRMLColorTableNode"):
         if table.GetAttribute(_COLOR_TABLE) == kind:
             return table
     table = slicer.vtkMRMLColorTableNode()

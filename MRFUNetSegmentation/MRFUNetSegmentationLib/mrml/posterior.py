@@ -9,6 +9,7 @@ import numpy as np
 
 from ..checkpoints.card import SegmentClass
 from ..inference.sampled import CAPTIONS_OF_ONE, maximum, with_unit
+from .nodes import referenced_nodes
 from .overlays import MAP, OVERLAY_ATTRIBUTES, add_overlay, show_overlays_instead
 from .removal import remove_node
 from .samples import sample_sets
@@ -83,9 +84,7 @@ def write_with_maps(
 
 def map_volumes(segmentation_node) -> list:
     """Return the volumes that `write_with_maps` has added to a segmentation node."""
-    number = segmentation_node.GetNumberOfNodeReferences(_OVERLAY)
-    nodes = [segmentation_node.GetNthNodeReference(_OVERLAY, n) for n in range(number)]
-    return [node for node in nodes if node is not None and node.GetScene() is not None]
+    return referenced_nodes(segmentation_node, _OVERLAY)
 
 
 def remove_maps(segmentation_node) -> None:

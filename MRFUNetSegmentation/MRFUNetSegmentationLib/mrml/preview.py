@@ -9,6 +9,7 @@ import numpy as np
 
 from ..checkpoints.card import SegmentClass
 from .geometry import ijk_to_ras, ras_to_world, to_numpy
+from .nodes import nodes_of_class
 from .removal import remove_node
 from .segmentations import BINARY_LABELMAP, check_labels, label_image, put_segmentation
 from .undo import remove_new_nodes
@@ -109,9 +110,8 @@ def visible_voxel(volume_node) -> tuple[int, int, int]:
         (np.eye(4) if to_world is None else to_world) @ ijk_to_ras(volume_node)
     )
     found: dict[int, int] = {}
-    scene = volume_node.GetScene()
-    for number in range(scene.GetNumberOfNodesByClass("vtkMRMLSliceNode")):
-        plane = to_numpy(scene.GetNthNodeByClass(number, "vtkMRMLSliceNode").GetSliceToRAS())
+    for view in nodes_of_class(volume_node.GetScene(), "vtkMRMLSliceNode"):
+        plane = to_numpy(view.GetSliceToRAS())
         # Axes of the volume along which the plane's own axes run.
         along = np.abs(world_to_ijk[:3, :3] @ plane[:3, :2]) / np.linalg.norm(
             world_to_ijk[:3, :3], axis=1, keepdims=True

@@ -27,6 +27,7 @@ from ..inference.sampled import (
 from .browsers import browsers
 from .geometry import exact_geometry, ijk_to_ras
 from .kept_display import DisplayKeeper, kept_display
+from .nodes import referenced_nodes
 from .overlays import MAP, OVERLAY_ATTRIBUTES, add_overlay, show_overlays_instead
 from .removal import remove_node
 from .segmentations import (
@@ -123,7 +124,7 @@ class SampleSet:
     @property
     def overlays(self) -> dict:
         """Volumes of the maps, by the map's name."""
-        return {node.GetAttribute(MAP): node for node in self._referenced(_OVERLAY)}
+        return {node.GetAttribute(MAP): node for node in referenced_nodes(self.browser, _OVERLAY)}
 
     @property
     def samples_table(self):
@@ -138,7 +139,11 @@ class SampleSet:
     @property
     def charts(self) -> list:
         """Plot charts of the distribution of each structure's volume."""
-        return [n for n in self._referenced(_DISTRIBUTION) if n.IsA("vtkMRMLPlotChartNode")]
+        return [
+            n
+            for n in referenced_nodes(self.browser, _DISTRIBUTION)
+            if n.IsA("vtkMRMLPlotChartNode")
+        ]
 
     @property
     def number(self) -> int:
@@ -272,7 +277,9 @@ class SampleSet:
     def nodes(self) -> list:
         """Return all nodes of the set but the consensus and the volume."""
         nodes = [self.browser, self.shown, self.sequence, self.samples_table, self.structures_table]
-        nodes += self._referenced(_OVERLAY) + self._referenced(_DISTRIBUTION)
+        nodes += referenced_nodes(self.browser, _OVERLAY) + referenced_nodes(
+            self.browser, _DISTRIBUTION
+        )
         return [node for node in nodes if node is not None]
 
     def remove(self) -> None:
@@ -283,16 +290,8 @@ class SampleSet:
             remove_node(node)
         remove_folder_if_empty(scene, folder)
 
-    def _referenced(self, role: str) -> list:
-        nodes = [
-            self.browser.GetNthNodeReference(role, n)
-            for n in range(self.browser.GetNumberOfNodeReferences(role))
-        ]
-        # A reference may outlive its node.
-        return [node for node in nodes if node is not None and node.GetScene() is not None]
-
     def _first(self, role: str):
-        return next(iter(self._referenced(role)), None)
+        return next(iter(referenced_nodes(self.browser, role)), None)
 
     def _structures(self) -> Iterator[tuple[str, str]]:
         """Segment IDs and names of the structures, which edits of the shown node do not change."""

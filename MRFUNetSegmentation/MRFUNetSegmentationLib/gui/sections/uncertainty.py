@@ -9,6 +9,7 @@ import vtk
 
 from ...inference.sampled import AGREEMENT, PROBABILITY
 from ...mrml.hiding import clear_fill, restore_fill
+from ...mrml.nodes import nodes_of_class
 from ...mrml.overlays import legend_of, set_threshold, show_overlay, shown_overlay, threshold
 from ..i18n import _
 from ..observation import Observation
@@ -58,7 +59,7 @@ class UncertaintySection:
             return
         scene = slicer.mrmlScene
         modified = vtk.vtkCommand.ModifiedEvent
-        views = slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode", scene)
+        views = nodes_of_class(scene, "vtkMRMLSliceCompositeNode")
         displays = [node.GetDisplayNode() for node in overlays.values()]
         self._observation.watch([(node, modified) for node in [*views, *displays]])
         name, self._opacity = shown_overlay(scene, overlays)
