@@ -319,6 +319,13 @@ class TestPictures:
         volume = Volume(array, Geometry(shape[::-1], (1.0, 1.0, 1.0)))
         assert planes(volume, None, {}, tuple(n // 2 for n in shape)).shape == (*drawn, 3)
 
+    def test_a_few_thick_sagittal_slices_are_drawn_without_stripes(self):
+        """Where i, j and k run to the back, up and to the left."""
+        array = np.random.RandomState(0).rand(4, 30, 24) + 1
+        direction = (0, 0, 1, 1, 0, 0, 0, 1, 0)
+        volume = Volume(array, Geometry((24, 30, 4), (1.0, 1.0, 5.0), direction=direction))
+        assert planes(volume, None, {}, (2, 15, 12)).shape == (30, 24, 3)
+
     def test_pages_of_many_scans(self, tmp_path):
         panel = Panel(np.zeros((8, 8, 3)), "scan")
         files = draw_grid(tmp_path / "scans.png", [(str(n), [panel, None]) for n in range(13)])

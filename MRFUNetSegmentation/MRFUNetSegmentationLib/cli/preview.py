@@ -47,7 +47,7 @@ def preview(
         (height, width, 3) uint8, in radiological convention: the patient's right is on the left.
     """
     spacing = volume.geometry.spacing
-    grid = ModelGrid.of(volume.geometry, (None,) * 3, "LPS")
+    grid = ModelGrid.of(volume.geometry, orientation="LPS")
     mask = grid.reorient(torch.from_numpy(labels))
     uncertain = None if disagreement is None else grid.reorient(torch.from_numpy(disagreement))
     planes = _Planes(

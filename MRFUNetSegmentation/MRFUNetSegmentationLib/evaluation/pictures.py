@@ -49,8 +49,7 @@ def planes(
         (height, width, 3), 0..1, in radiological convention, voxels of the finest spacing; what
         is dark at the borders is cut off.
     """
-    grid = ModelGrid.of(volume.geometry, volume.geometry.spacing, "LPS")
-    voxel = [volume.geometry.spacing[a] for a in grid.axes]
+    grid = ModelGrid.of(volume.geometry, orientation="LPS")
     at = _reoriented_index(grid, centre)
     low, high = _window(volume.array)
     shown = _bright_box(grid.reorient(torch.from_numpy(volume.array)).numpy(), low, high)
@@ -75,7 +74,9 @@ def planes(
             inside = plane(mask.astype(np.uint8)) > 0
             colour = np.array(colours[structure]) / 255
             picture[inside] = picture[inside] * (1 - _OPACITY) + colour * _OPACITY
-        parts.append(_isotropic(picture, voxel[down], voxel[right], min(voxel)))
+        parts.append(
+            _isotropic(picture, grid.spacing[down], grid.spacing[right], min(grid.spacing))
+        )
     height = max(p.shape[0] for p in parts)
     return np.concatenate([_padded(p, height) for p in parts], axis=1)
 

@@ -82,8 +82,8 @@ def asymmetry_percent(mask: np.ndarray, brain: np.ndarray, geometry: Geometry) -
     """
     if not mask.any():
         return float("nan")
-    grid = ModelGrid.of(geometry, geometry.spacing)
-    step = np.array([geometry.spacing[a] for a in grid.axes])
+    grid = ModelGrid.of(geometry)
+    step = np.array(grid.spacing)
     normal, offset = midsagittal_plane(grid.reorient(torch.from_numpy(brain)).numpy(), step)
     points = np.argwhere(grid.reorient(torch.from_numpy(mask)).numpy()) * step
     # In voxels: those that the plane cuts belong to both sides in part.

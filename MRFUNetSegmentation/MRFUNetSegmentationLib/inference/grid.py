@@ -73,14 +73,15 @@ class ModelGrid:
     def of(
         cls,
         geometry: Geometry,
-        voxel_size: Sequence[float | None],
+        voxel_size: Sequence[float | None] = (None, None, None),
         orientation: str = "RAS",
     ) -> ModelGrid:
         """Build the grid of a volume.
 
         Args:
             geometry: the volume's.
-            voxel_size: mm along the three axes of `orientation`; None keeps the volume's own.
+            voxel_size: mm along the three axes of `orientation`; None keeps the volume's own, as
+                for all three where axes are to be turned and nothing interpolated.
             orientation: directions of the model's axes.
         """
         axes, flips = nearest_axes(np.asarray(geometry.direction), orientation)

@@ -162,7 +162,7 @@ def _read_label_map(
             return LabelMap(path.name, groups, label_of_group, tissue, spacing)
 
     image = read_image(path)
-    grid = ModelGrid.of(Geometry.from_image(image), (1, 1, 1))
+    grid = ModelGrid.of(Geometry.from_image(image))
     labels = np.rint(sitk.GetArrayFromImage(image)).astype(np.int64)
     if labels.min() < 0 or labels.max() >= LARGEST_LABEL:
         raise InputError(

@@ -103,7 +103,7 @@ def _read_lesion_map(path: Path) -> LesionMap:
     nearest = sitk.GetArrayFromImage(to_lesion.GetVoronoiMap()).astype(np.int16) - 1
 
     geometry = Geometry.from_image(mask)
-    grid = ModelGrid.of(geometry, (1, 1, 1))
+    grid = ModelGrid.of(geometry)
     spacing = tuple(geometry.spacing[a] for a in grid.axes)
     counts = np.bincount(sitk.GetArrayViewFromImage(components).ravel(), minlength=number + 1)
     # Zero is at the centres of the outermost voxels inside; the border is half a voxel further out.
