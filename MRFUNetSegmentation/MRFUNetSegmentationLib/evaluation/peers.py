@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import SimpleITK as sitk
 
+from ..boxes import occupied_box
 from ..errors import InputError
 from ..inference.volume import Geometry, Volume
 from .packages import need
@@ -50,12 +51,9 @@ def segment(
     Raises:
         InputError: if the package is not installed or the mask is empty.
     """
-    if not mask.any():
+    box = occupied_box(mask, margin=2)
+    if box is None:
         raise InputError("The brain mask for the classical methods is empty. Check the mask.")
-    box = tuple(
-        slice(max(0, int(np.flatnonzero(line)[0]) - 2), int(np.flatnonzero(line)[-1]) + 3)
-        for line in (mask.any((1, 2)), mask.any((0, 2)), mask.any((0, 1)))
-    )
     inside = mask[box]
     brain = _image(inside.astype(np.uint8), volume.geometry)
     image = _image(volume.array[box].astype(np.float32), volume.geometry)
