@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,14 +17,9 @@ from ..errors import InputError
 from ..inference.image_files import has_place, read_image, read_volume_file
 from ..inference.volume import Geometry, Volume
 from ..training.card import BRAIN_TISSUE_CLASSES
-from ..training.config import ConfigError, from_table
+from ..training.config import ConfigError, read_toml
 from ..training.labels import tissues_of_freesurfer
 from ..training.masks import OTHER_PLACE, SAME_PLACE, beside, whole_numbers
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 # Words that stand in the place of a mask's file.
 MASK_OF_REFERENCE, MASK_OF_NONZERO, MASK_OF_MODEL = "reference", "nonzero", "model"
@@ -205,20 +199,12 @@ def load_case_list(path: Path, data: Path) -> CaseList:
         ConfigError: if the file cannot be read or an entry is missing, unknown or impossible.
         InputError: if a file is not there.
     """
-    try:
-        with open(path, "rb") as file:
-            table = tomllib.load(file)
-    except FileNotFoundError as error:
+    if not path.exists():
         raise ConfigError(
             f"{path}: no such list of cases. Check the path; mrfunet train writes held-back.toml "
             "where the configuration's raters.held_back names cases."
-        ) from error
-    except (OSError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"{path}: {error}") from error
-    try:
-        cases = from_table(CaseList, table, "")
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from error
+        )
+    cases = read_toml(CaseList, path)
     for case in cases.cases:
         for name in _files(case):
             if not (data / name).exists():

@@ -36,6 +36,8 @@ _MOST_NEIGHBOURS = 8
 _SEEDS = 2**31
 PRECISIONS = ("auto", "bf16-mixed", "32-true")
 
+_Kind = typing.TypeVar("_Kind")
+
 
 class ConfigError(MRFUNetError, ValueError):
     """A training configuration that cannot be used; the message says where and why."""
@@ -526,18 +528,23 @@ def load_config(path: Path) -> TrainingConfig:
     Raises:
         ConfigError: if the file cannot be read or any entry is missing, unknown or ill-typed.
     """
+    return read_toml(TrainingConfig, path)
+
+
+def read_toml(kind: type[_Kind], path: Path) -> _Kind:
+    """Read a dataclass from a TOML file.
+
+    Raises:
+        ConfigError: as `load_config`.
+    """
     try:
-        with open(path, "rb") as file:
-            table = tomllib.load(file)
-    except (OSError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"{path}: {error}") from error
-    try:
-        return from_table(TrainingConfig, table, "")
-    except ConfigError as error:
+        with path.open("rb") as file:
+            return _from_table(kind, tomllib.load(file), "")
+    except (OSError, tomllib.TOMLDecodeError, ConfigError) as error:
         raise ConfigError(f"{path}: {error}") from error
 
 
-def from_table(kind: typing.Any, value: typing.Any, where: str) -> typing.Any:
+def _from_table(kind: typing.Any, value: typing.Any, where: str) -> typing.Any:
     """Turn TOML values into what the annotation says, or name the entry that does not fit."""
     if is_dataclass(kind):
         return _build_dataclass(kind, value, where)
@@ -545,11 +552,11 @@ def from_table(kind: typing.Any, value: typing.Any, where: str) -> typing.Any:
     if origin in (types.UnionType, typing.Union):
         if all(map(is_dataclass, arguments)):
             return _build_network(value, where)
-        return None if value is None else from_table(arguments[0], value, where)
+        return None if value is None else _from_table(arguments[0], value, where)
     if origin is dict:
         if not isinstance(value, dict):
             raise ConfigError(f"{where}: expected a table, got {value!r}")
-        return {k: from_table(arguments[1], v, f"{where}.{k}") for k, v in value.items()}
+        return {k: _from_table(arguments[1], v, f"{where}.{k}") for k, v in value.items()}
     if kind is typing.Any:
         return value
     if origin is tuple:
@@ -557,7 +564,7 @@ def from_table(kind: typing.Any, value: typing.Any, where: str) -> typing.Any:
             raise ConfigError(f"{where}: expected a list, got {value!r}")
         if arguments[-1] is not Ellipsis and len(value) != len(arguments):
             raise ConfigError(f"{where}: expected {len(arguments)} entries, got {len(value)}")
-        return tuple(from_table(arguments[0], v, f"{where}[{n}]") for n, v in enumerate(value))
+        return tuple(_from_table(arguments[0], v, f"{where}[{n}]") for n, v in enumerate(value))
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
@@ -589,7 +596,7 @@ def _build_dataclass(kind: type, table: typing.Any, where: str) -> typing.Any:
     for name, entry in known.items():
         if entry.default is MISSING and entry.default_factory is MISSING and name not in table:
             raise ConfigError(f"{prefix}{name}: missing")
-    values = {key: from_table(hints[key], value, prefix + key) for key, value in table.items()}
+    values = {key: _from_table(hints[key], value, prefix + key) for key, value in table.items()}
     try:
         return kind(**values)
     except ConfigError as error:
