@@ -141,17 +141,9 @@ def _reference(case: ValidationCase, data: Path, cache: Path | None) -> Referenc
 def _on_grid(file: str, data: Path, volume: Volume) -> np.ndarray:
     """Read a reference [k, j, i] and check that it lies where its image does."""
     reference = read_volume_file(data / file)
-    a, b = reference.geometry, volume.geometry
-    corner = np.array(b.size) - 1
-    if a.size != b.size or not np.allclose(_position(a, corner), _position(b, corner), atol=0.5):
+    if not reference.geometry.has_voxels_of(volume.geometry):
         raise InputError(f"{data / file}: not on the grid of its image. Resample it to the image.")
     return reference.array
-
-
-def _position(geometry: Geometry, index: np.ndarray) -> np.ndarray:
-    """Return where a voxel (i, j, k) lies, mm."""
-    direction = np.reshape(geometry.direction, (3, 3))
-    return np.array(geometry.origin) + direction @ (np.array(geometry.spacing) * index)
 
 
 def _synthesised(case: ValidationCase, data: Path, cache: Path | None) -> Reference:
