@@ -16,13 +16,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ..training import config as training_config
-from ..training.config import TrainingConfig, ValidationCase, load_config
+from ..training.config import CONFIGS, TrainingConfig, ValidationCase, load_config
 from ..training.synthesis import SynthesisConfig
 from .twins import NETWORKS, Score, Twins, comparison_rows, real_cases
 
 BUNDLED = "brain-tissue"
-CONFIG = Path(training_config.__file__).with_name("configs") / f"{BUNDLED}.toml"
+CONFIGURATION = CONFIGS / f"{BUNDLED}.toml"
 TESTED_ON = ("04", "12")
 IMAGES = 6  # of each anatomy and condition
 SHAPE = (128, 160, 128)  # a whole head at the voxel size that the network sees
@@ -38,7 +37,7 @@ CONDITIONS = {
 
 def configuration(network: str, steps: int) -> TrainingConfig:
     """Return the configuration of one of the two networks; they differ in the MRF alone."""
-    config = load_config(CONFIG)
+    config = load_config(CONFIGURATION)
     size = config.card.network_voxel_size[0]
     return replace(
         config,

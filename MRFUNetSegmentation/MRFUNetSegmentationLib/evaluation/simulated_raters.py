@@ -16,16 +16,15 @@ import numpy as np
 from torch import Generator
 
 from ..inference.image_files import write_label_map, write_map
-from ..inference.volume import Geometry
-from ..training import config as training_config
-from ..training.config import TrainingConfig, load_config
+from ..inference.volume import RAS, Geometry
+from ..training.config import CONFIGS, TrainingConfig, load_config
 from ..training.labels import read_label_maps
 from ..training.lesions import read_lesion_maps, synthesise_lesions
 from ..training.synthesis.draw import Draw
 from .cases import Case, write_case_list
 
 CASES = "cases.toml"
-CONFIGURATION = Path(training_config.__file__).parent / "configs" / "white-matter-lesions.toml"
+CONFIGURATION = CONFIGS / "white-matter-lesions.toml"
 # Patients of the test: in neither list of the configuration.
 TESTED_ON = ("02", "12", "24", "26")
 # Voxels of 1 mm along R, A, S: a whole brain.
@@ -33,8 +32,6 @@ SHAPE, SPACING = (160, 192, 160), 1.0
 RATERS = 4
 # The run validates on images of the seeds 0, 1, …: of the same ones, these would look like them.
 _FIRST_SEED = 1000
-
-_RAS = (-1.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0, 1.0)  # axes of synthesised volumes, in LPS
 
 
 def write_scans(config: TrainingConfig, masks: Sequence[str], data: Path, folder: Path) -> Path:
@@ -55,7 +52,7 @@ def write_scans(config: TrainingConfig, masks: Sequence[str], data: Path, folder
     synthesis = replace(config.stages[-1].synthesis, axial_spread=0.0)
     label_maps = read_label_maps([data / n for n in config.lesions.validation_label_maps])
     lesion_maps = read_lesion_maps([data / n for n in masks])
-    geometry = Geometry(SHAPE, (SPACING,) * 3, direction=_RAS)
+    geometry = Geometry(SHAPE, (SPACING,) * 3, direction=RAS)
     structure = next(c["name"] for c in config.classes if not c.get("background"))
     cases = []
     pairs = [(lesions, anatomy) for lesions in lesion_maps for anatomy in label_maps]

@@ -11,6 +11,8 @@ from ..errors import InputError
 
 # Voxels along an axis that a network sees: fewer show no anatomy.
 MINIMUM_SIDE = 8
+# Direction, in LPS, of axes that run to the right, the front and the top.
+RAS = (-1.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0, 1.0)
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,8 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
+# Folder of the configurations that come with the package.
+CONFIGS = Path(__file__).with_name("configs")
 # As in model cards.
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 # The tissues of the brain, of which `labels.CSF` is the last.

@@ -15,14 +15,13 @@ from ..checkpoints.load import Checkpoint
 from ..errors import InputError
 from ..inference.engine import Segmenter
 from ..inference.image_files import read_volume_file
-from ..inference.volume import Geometry, Volume
+from ..inference.volume import RAS, Geometry, Volume
 from .card import BRAIN_TISSUE_CLASSES, trained_card
 from .config import ConfigError, TrainingConfig, ValidationCase
 from .labels import OTHER, read_label_maps, tissues_of_freesurfer
 from .metrics import SCORED, dice
 from .synthesis import synthesise
 
-_RAS = (-1.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0, 1.0)  # axes of synthesised volumes, in LPS
 _CLASS_NAMES = tuple(c["name"] for c in BRAIN_TISSUE_CLASSES)
 
 
@@ -151,7 +150,7 @@ def _synthesised(case: ValidationCase, data: Path, cache: Path | None) -> Refere
     # On the CPU: the same image on every machine, so that runs can be compared.
     rng = Generator().manual_seed(case.seed)
     image, tissue = synthesise(label_map, case.synthesis, case.shape, case.voxel_size, rng)
-    geometry = Geometry(case.shape, (case.voxel_size,) * 3, direction=_RAS)
+    geometry = Geometry(case.shape, (case.voxel_size,) * 3, direction=RAS)
     tissue = tissue.numpy().T
     masks = {c: tissue == c for c in range(len(_CLASS_NAMES)) if c != OTHER}
     return Reference(case.title, Volume(np.ascontiguousarray(image.numpy().T), geometry), masks)
