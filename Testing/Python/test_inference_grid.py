@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
+from MRFUNetSegmentationLib.inference import normalise
 from MRFUNetSegmentationLib.inference.grid import ModelGrid
 from MRFUNetSegmentationLib.inference.normalise import percentile_normalise
 from MRFUNetSegmentationLib.inference.tiles import Tiling, blend
@@ -63,6 +64,21 @@ def test_there_and_back_on_an_anisotropic_oblique_grid():
     inner = (slice(2, -2),) * 3
     assert np.abs(back - field)[inner].max() < 0.02
     assert grid.spacing == pytest.approx((1, 1, 1), abs=0.03)
+
+
+@pytest.mark.parametrize("dark", [-0.01, -1.0, -50.0])
+def test_a_voxel_darker_than_the_background_changes_nothing(dark):
+    """As a spline leaves it. The background is not 0 any more, and interpolation rounds it."""
+    array = np.zeros((40, 44, 42))
+    array[12:28, 12:30, 10:30] = 50 + 750 * np.random.default_rng(0).random((16, 18, 20))
+    grid = ModelGrid.of(Geometry(array.shape[::-1], (0.868, 0.868, 1.0)), (1.3, 1.3, 1.3))
+    expected = normalise.normalised(array, grid, {"method": "percentile"})
+    array[2, 2, 2] = dark
+    found = normalise.normalised(array, grid, {"method": "percentile"})
+    empty = float((expected == 0).float().mean())
+    assert empty > 0.5
+    assert float((found == 0).float().mean()) == pytest.approx(empty, abs=0.01)
+    torch.testing.assert_close(found, expected, atol=0.01, rtol=0)
 
 
 def test_normalisation_ignores_contrast_scale_and_padding():

@@ -24,6 +24,8 @@ _OUTLIER_DISTANCE = 100.0
 # A constant background among the grey values: one value of so large a share of the outermost faces,
 # within these percentiles of the others.
 _BACKGROUND_SHARE = 0.5
+# By how much interpolation may change a constant among values of 0..1.
+_ROUNDING = 1e-6
 _BACKGROUND_PERCENTILES = (5.0, 95.0)
 
 
@@ -141,7 +143,8 @@ def percentile_normalise(
     values = image.flatten()
     values = values[:: max(1, values.numel() // subset)]
     unique, counts = values.unique(return_counts=True)
-    foreground = values[values != unique[counts.argmax()]]
+    # Where a few voxels are darker than the background, that is not 0, and interpolation rounds it.
+    foreground = values[(values - unique[counts.argmax()]).abs() > _ROUNDING]
     if foreground.numel() < 2:
         foreground = values
     bounds = torch.quantile(foreground, torch.tensor([low, high], device=image.device) / 100)
