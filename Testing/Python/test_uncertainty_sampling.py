@@ -3,8 +3,7 @@
 import pytest
 import torch
 from MRFUNetSegmentationLib.networks import ProbabilisticUNet, ProbabilisticUNetConfig
-from MRFUNetSegmentationLib.uncertainty import sample_statistics
-from MRFUNetSegmentationLib.uncertainty.sampling import _moments
+from MRFUNetSegmentationLib.uncertainty.sampling import _moments, sample_statistics
 
 
 def small_network(**options) -> ProbabilisticUNet:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..checkpoints.convert import probunet_pytorch
 from ..networks import ProbabilisticUNet, ProbabilisticUNetConfig
-from ..uncertainty import sample_statistics
+from ..uncertainty.sampling import sample_statistics
 from .measure import Row, compare
 
 Moments = tuple[Tensor, Tensor]

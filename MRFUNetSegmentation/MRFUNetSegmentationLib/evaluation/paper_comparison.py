@@ -23,15 +23,14 @@ import numpy as np
 from ..networks import MRFUNetConfig
 from ..training.config import CardText, Stage, TrainingConfig, ValidationCase
 from ..training.synthesis import SynthesisConfig
-from .packages import need
+from .pictures import empty_figure
 from .twins import NETWORKS, Score, Twins, by_image, comparison_rows, real_cases
 
 TRAINED_ON = ("01", "05", "09", "13")
 TESTED_ON = ("02", "03", "04", "06", "08", "10", "11", "12", "15", "16", "17", "18", "19", "20")
 WIDTHS = (1, 2, 3, 4)
-VOXEL_SIZE = (
-    2.0  # mm: a brain fits into an image that two CPU cores train on in a fraction of a second
-)
+# mm: a brain fits into an image that two CPU cores train on in a fraction of a second.
+VOXEL_SIZE = 2.0
 SHAPE = (80, 96, 80)
 
 _PLAIN = SynthesisConfig(
@@ -155,10 +154,8 @@ def _table(scores: Sequence[Score]) -> Iterator[str]:
 
 def _plot(scores: Sequence[Score], path: Path) -> None:
     """Draw the gain of the MRF over the width, ours beside the paper's."""
-    matplotlib = need("matplotlib", "matplotlib", "The plot")
-    matplotlib.use("Agg")
-    plt = need("matplotlib.pyplot", "matplotlib", "The plot")
-    figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), sharey=True)
+    figure = empty_figure(9, 3.6)
+    axes = figure.subplots(1, 2, sharey=True)
     widths = sorted({s.width for s in scores})
     for condition in dict.fromkeys(s.condition for s in scores):
         gains = []
@@ -173,7 +170,6 @@ def _plot(scores: Sequence[Score], path: Path) -> None:
         axis.set(title=title, xlabel="j (2^j to 2^(j+4) filters)", xticks=list(WIDTHS))
         axis.legend(fontsize=8)
     axes[0].set_ylabel("mean Dice of MRF-UNet minus U-Net")
-    figure.tight_layout()
     figure.savefig(path, dpi=110)
 
 

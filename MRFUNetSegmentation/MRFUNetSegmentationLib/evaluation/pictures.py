@@ -92,7 +92,7 @@ def draw_grid(path: Path, rows: Sequence[tuple[str, Sequence[Panel | None]]]) ->
     for page, start in enumerate(range(0, len(rows), _ROWS_PER_PAGE), start=1):
         some = rows[start : start + _ROWS_PER_PAGE]
         columns = max(len(panels) for _, panels in some)
-        figure = _figure(_INCHES * columns, 0.66 * _INCHES * len(some), facecolor="black")
+        figure = empty_figure(_INCHES * columns, 0.66 * _INCHES * len(some), facecolor="black")
         axes = figure.subplots(len(some), columns, squeeze=False)
         for (name, panels), line in zip(some, axes, strict=True):
             for cell in line:
@@ -125,7 +125,7 @@ def draw_scores(
         means: by method and structure.
         quantity: text of the ordinate.
     """
-    figure = _figure(1.5 + 1.6 * len(structures), 4)
+    figure = empty_figure(1.5 + 1.6 * len(structures), 4)
     axis = figure.subplots()
     width = 0.8 / max(1, len(values))
     for m, (method, by_structure) in enumerate(values.items()):
@@ -152,7 +152,7 @@ def draw_scores(
 
 def draw_reliability(path: Path, diagrams: dict[str, ReliabilityDiagram]) -> None:
     """Plot reliability diagrams of several methods with their expected calibration errors."""
-    figure = _figure(4.5, 4.5)
+    figure = empty_figure(4.5, 4.5)
     axis = figure.subplots()
     axis.plot([0, 1], [0, 1], color="grey", linestyle=":")
     for method, diagram in diagrams.items():
@@ -168,7 +168,7 @@ def draw_reliability(path: Path, diagrams: dict[str, ReliabilityDiagram]) -> Non
 
 def draw_energy(path: Path, energies: dict[str, dict[int, float]], floor: dict[int, float]) -> None:
     """Plot the mean GED^2 over the number of samples, with the raters' floor."""
-    figure = _figure(4.5, 3.5)
+    figure = empty_figure(4.5, 3.5)
     axis = figure.subplots()
     for method, by_number in energies.items():
         axis.plot(list(by_number), list(by_number.values()), "o-", markersize=4, label=method)
@@ -179,8 +179,8 @@ def draw_energy(path: Path, energies: dict[str, dict[int, float]], floor: dict[i
     figure.savefig(path, dpi=130)
 
 
-def _figure(width: float, height: float, **options):
-    """Return an empty figure, inches, that belongs to no window."""
+def empty_figure(width: float, height: float, **options):
+    """Return an empty figure of matplotlib's, inches, that belongs to no window."""
     figure = need("matplotlib.figure", "matplotlib", "The report's pictures")
     return figure.Figure(figsize=(width, height), layout="constrained", **options)
 

@@ -43,7 +43,7 @@ def can_be_named(path: Path) -> bool:
 
 
 def read_volume_file(
-    path: Path, series: str | None = None, *, replace_non_finite: bool = False
+    path: str | Path, series: str | None = None, *, replace_non_finite: bool = False
 ) -> Volume:
     """Read a volume from a file or from a folder of DICOM files.
 
@@ -55,6 +55,7 @@ def read_volume_file(
     Raises:
         InputError: if nothing can be read or it is no volume that can be segmented.
     """
+    path = Path(path)
     if not path.exists():
         raise InputError(f"{path}: no such file or folder. Check the path.")
     if not can_be_named(path):

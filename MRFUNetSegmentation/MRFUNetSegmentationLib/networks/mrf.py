@@ -17,9 +17,9 @@ from torch.nn import functional
 from .unet import KERNEL_SIZE, LEAKY_SLOPE, convolution
 
 MAXIMUM_FILTERS = 64
+_CONVOLUTIONS = {4: functional.conv2d, 5: functional.conv3d}  # by the images' dimensions
 # Voxels that go through all layers of the MRF at once without gradients. On a CPU their hidden
 # layer then stays in the cache, which makes an iteration two to four times faster.
-_CONVOLUTIONS = {4: functional.conv2d, 5: functional.conv3d}  # by the images' dimensions
 _BLOCK_VOXELS = {"cpu": 2**18}
 _BLOCK_VOXELS_ELSEWHERE = 2**23
 

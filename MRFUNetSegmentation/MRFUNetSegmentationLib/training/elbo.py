@@ -44,7 +44,8 @@ def elbo_terms(
 ) -> ElboTerms:
     """Compute the terms of the evidence lower bound.
 
-    Both are means over the batch, so that beta means the same for every size of the batch.
+    Both are means over the batch, so that beta means the same for every size of the batch. With an
+    MRF the reconstruction is that of the responsibilities after the mean field.
 
     Args:
         network: in training mode or not.
@@ -55,8 +56,6 @@ def elbo_terms(
         prior_share: weight, 0..1, of the cross-entropy of a sample of the prior in that of the
             reconstruction: the hybrid objective of Sohn et al., NeurIPS 2015, section 4.2. It
             trains for what is done at inference, where nobody's labels are known.
-
-    With an MRF the reconstruction is that of the responsibilities after the mean field.
     """
     projected = network.project(network.features(image))
     prior = _exact(network.prior(image))

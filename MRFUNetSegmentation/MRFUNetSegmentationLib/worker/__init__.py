@@ -1,5 +1,6 @@
 """The process that computes, and its client.
 
-`client`, `process`, `folder` and `protocol` run in the caller's process and never import torch;
-`server` runs in its own (`python -m MRFUNetSegmentationLib.worker`).
+`client` and `process` run in the caller's process, `server` in its own
+(`python -m MRFUNetSegmentationLib.worker`); both use `folder`, `protocol` and `sampled`. None but
+`server` imports torch.
 """

@@ -75,15 +75,15 @@ class Worker:
     ) -> Job:
         """Start to segment a volume; the job's result is a `Segmentation`.
 
+        It waits for a job that is about to end: a cancelled one, a question for devices, or another
+        latent.
+
         Args:
             volume: what to segment; it is copied to disk before this returns.
             model: name of a bundled model, or path of a checkpoint.
             device: auto, cpu, cuda, cuda:N or mps.
             mrf: False leaves the network's MRF out.
             maps: "entropy" and "variance" of an MRF-UNet's posterior.
-
-        It waits for a job that is about to end: a cancelled one, a question for devices, or another
-        latent.
 
         Raises:
             CheckpointError: if there is no such model.

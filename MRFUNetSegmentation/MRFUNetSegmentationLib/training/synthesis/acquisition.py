@@ -28,7 +28,7 @@ class Resolution:
     def of(self, image: Tensor) -> Tensor:
         """Return what a scan shows of an image (R, A, S): partial volume and point spread.
 
-        Going to the coarser grid averages over the new voxel (see `grid.resize`).
+        Going to the coarser grid averages over the new voxel (see `separable.resize`).
         """
         image = gaussian_blur(image, (self.width,) * 3)
         if self.grid is None:

@@ -21,7 +21,7 @@ class SynthesisConfig:
             the images lie twice as far off, so that necks and faces are seen.
         axial_spread: further standard deviation of the centre along S: a thin slab sees the whole
             brain by being put at every height.
-        known_contrast: probability of a contrast that is met often, see `contrast.CONTRASTS`.
+        known_contrast: probability of a contrast that is met often, see `contrasts.CONTRASTS`.
         t1_share: share of T1 (a quarter of it with contrast agent) among these.
         contrast: name of the one contrast of all images, as "FLAIR"; empty for those drawn as
             `known_contrast` and `t1_share` say.
