@@ -706,10 +706,6 @@ def test_runs_that_do_not_say_what_they_have_seen(data, tmp_path):
             "holds 3 values a voxel.*save the one to train on",
         ),
         (
-            lambda d: add(d, "flat.nrrd", np.full((32, 36), 5.0)),
-            "flat.nrrd: all voxels have the same value.*take it out with its masks",
-        ),
-        (
             lambda d: write(d / "raters/case1/b.nrrd", disc(4) * 0.9),
             r"has values \[0.0, 0.9",
         ),

@@ -268,11 +268,6 @@ def _read_case(name: str, path: Path, masks: Sequence[Path], config: TrainingCon
     values = sitk.GetArrayFromImage(image)
     if not np.isfinite(values).all():
         raise InputError(f"{path}: the image has values that are not finite. Correct the file.")
-    if values.min() == values.max():
-        raise InputError(
-            f"{path}: all voxels have the same value, so what raters mark cannot be learnt by it. "
-            "Correct the file, or take it out with its masks."
-        )
     axis = config.card.slice_plane and slice_axis(config.card.slice_plane, ORIENTATION)
     voxel_size = [None if a == axis else v for a, v in enumerate(config.card.voxel_size)]
     grid = ModelGrid.of(Geometry.from_image(image), voxel_size, ORIENTATION)
