@@ -70,7 +70,7 @@ def test_labels_are_the_most_probable_class_of_the_network(segmenter):
     low, high = torch.quantile(image[image > 0], torch.tensor([0.005, 0.995]))
     image = ((image - low) / (high - low)).clamp(0, 1)
     with torch.no_grad():
-        posterior = segmenter.network(image[None, None])[0]
+        posterior = segmenter.checkpoint.network(image[None, None])[0]
     agreement = (posterior.argmax(0).permute(2, 1, 0).numpy() == labels).mean()
     assert agreement > 0.999
 
@@ -88,7 +88,7 @@ def test_network_sees_the_volume_at_its_own_voxel_size(tiny_checkpoint):
     volume = Volume(array, geometry(array, (4.0, 4.0, 4.0)))
     coarse = Segmenter(seen_at(checkpoint, 16.0), "cpu")
     shapes = []
-    coarse.network.unet.register_forward_hook(
+    coarse.checkpoint.network.unet.register_forward_hook(
         lambda _, images, logits: shapes.append(tuple(images[0].shape[2:]))
     )
     found = coarse.segment(volume).labels
@@ -99,7 +99,7 @@ def test_network_sees_the_volume_at_its_own_voxel_size(tiny_checkpoint):
     grid = ModelGrid.of(volume.geometry, card.voxel_size, card.orientation)
     image = normalise.normalised(array, grid, card.normalisation)
     with torch.no_grad():
-        posterior = coarse.network(resize(image, (11, 12, 10))[None, None])[0]
+        posterior = coarse.checkpoint.network(resize(image, (11, 12, 10))[None, None])[0]
     on_grid = resize(posterior, grid.shape)
     expected = torch.stack([grid.to_input(share) for share in on_grid]).argmax(0).numpy()
     assert (found == expected).mean() > 0.999
@@ -286,7 +286,7 @@ def test_out_of_memory_steps_down_and_says_so(segmenter, monkeypatch):
     array = head((150, 140, 130))
     volume = Volume(array, geometry(array))
     expected = segmenter.segment(volume)
-    original, sizes = segmenter.network.logits, []
+    original, sizes = segmenter.checkpoint.network.logits, []
 
     def scarce(image):
         sizes.append(image.numel())
@@ -294,11 +294,11 @@ def test_out_of_memory_steps_down_and_says_so(segmenter, monkeypatch):
             raise torch.OutOfMemoryError("CUDA out of memory")
         return original(image)
 
-    monkeypatch.setattr(segmenter.network, "logits", scarce)
+    monkeypatch.setattr(segmenter.checkpoint.network, "logits", scarce)
     result = segmenter.segment(volume)
     assert sizes[0] > 1_600_000
     assert any("in smaller parts" in w for w in result.warnings)
-    monkeypatch.setattr(segmenter.network, "logits", original)
+    monkeypatch.setattr(segmenter.checkpoint.network, "logits", original)
     assert segmenter.segment(volume).warnings == []  # the next run starts afresh
     assert (result.labels == expected.labels).mean() > 0.9995
 
@@ -307,7 +307,7 @@ def test_out_of_memory_everywhere(segmenter, monkeypatch):
     def none_left(image):
         raise torch.OutOfMemoryError("out of memory")
 
-    monkeypatch.setattr(segmenter.network, "logits", none_left)
+    monkeypatch.setattr(segmenter.checkpoint.network, "logits", none_left)
     with pytest.raises(InputError, match="too little memory"):
         segmenter.segment(Volume(head(), geometry(head())))
 
@@ -455,7 +455,7 @@ def test_other_errors_are_not_taken_for_memory(segmenter, monkeypatch):
     def broken(image):
         raise RuntimeError("a defect")
 
-    monkeypatch.setattr(segmenter.network, "logits", broken)
+    monkeypatch.setattr(segmenter.checkpoint.network, "logits", broken)
     with pytest.raises(RuntimeError, match="a defect"):
         segmenter.segment(Volume(head(), geometry(head())))
 
@@ -493,7 +493,7 @@ def test_cancel_is_honoured_within_a_second(segmenter):
 
     segmenter.segment(Volume(array, geometry(array)), cancelled=cancelled)
     assert max(np.diff(asked)) < 1
-    assert not any(m._forward_pre_hooks for m in segmenter.network.modules())
+    assert not any(m._forward_pre_hooks for m in segmenter.checkpoint.network.modules())
 
 
 @pytest.mark.parametrize("name", ["gpu", "cuda:x", "", "cpu:0", "CUDA"])

@@ -147,7 +147,7 @@ def test_cancel_in_every_stage(checkpoint, stage):
     with pytest.raises(Cancelled):
         list(samples)
     assert current[-1] == stage
-    assert not any(m._forward_pre_hooks for m in segmenter.network.modules())
+    assert not any(m._forward_pre_hooks for m in segmenter.checkpoint.network.modules())
 
 
 def test_cancel_between_samples_leaves_the_caller_alone(checkpoint):

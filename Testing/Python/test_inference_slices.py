@@ -215,7 +215,7 @@ def test_out_of_memory_takes_fewer_slices_at_once(checkpoint, monkeypatch):
     volume = Volume(array, geometry(array))
     segmenter = Segmenter(checkpoint(), "cpu")
     expected = segmenter.segment(volume)
-    original, sizes = segmenter.network.logits, []
+    original, sizes = segmenter.checkpoint.network.logits, []
 
     def scarce(images):
         sizes.append(len(images))
@@ -223,7 +223,7 @@ def test_out_of_memory_takes_fewer_slices_at_once(checkpoint, monkeypatch):
             raise torch.OutOfMemoryError("CUDA out of memory")
         return original(images)
 
-    monkeypatch.setattr(segmenter.network, "logits", scarce)
+    monkeypatch.setattr(segmenter.checkpoint.network, "logits", scarce)
     result = segmenter.segment(volume)
     assert sizes == [11, 5, 2, 2, 2, 2, 2, 2]
     assert len(result.warnings) == 2 and "smaller parts" in result.warnings[0]
@@ -239,7 +239,7 @@ def test_progress_within_the_pass_and_cancel(checkpoint):
     fractions = [f for _, f in seen]
     assert fractions == sorted(fractions)
     assert (fractions[0], fractions[-1]) == (0, 1)
-    layers = [m for m in segmenter.network.unet.modules() if not list(m.children())]
+    layers = [m for m in segmenter.checkpoint.network.unet.modules() if not list(m.children())]
     assert len({f for stage, f in seen if stage == run.UNET}) >= 3 * len(layers)
 
     seen.clear()
@@ -250,7 +250,7 @@ def test_progress_within_the_pass_and_cancel(checkpoint):
             lambda: bool(seen) and seen[-1][1] > 0.2,
         )
     assert seen[-1][0] == run.UNET
-    assert not any(m._forward_pre_hooks for m in segmenter.network.modules())
+    assert not any(m._forward_pre_hooks for m in segmenter.checkpoint.network.modules())
 
 
 def test_network_of_several_images_is_refused(tiny_card):

@@ -84,7 +84,7 @@ def test_segments_are_the_engines_labels(logic, volume_node, tiny_checkpoint):
 
     classes = checkpoint.card.segments
     assert list(node.GetSegmentation().GetSegmentIDs()) == [c.segment_id for c in classes]
-    labels = read_labels(node, volume_node, checkpoint.card.classes)
+    labels = read_labels(node, volume_node)
     assert len(np.unique(labels)) > 2
     np.testing.assert_array_equal(labels, expected.labels)
     provenance = read_provenance(node)

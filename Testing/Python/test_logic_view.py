@@ -56,10 +56,10 @@ def test_nodes_are_the_files(scan, model, tmp_path, sequences, kept):
 
     segmentations = slicer.util.getNodesByClass("vtkMRMLSegmentationNode")
     written = read_result_folder(out)
-    result, classes = written.samples, written.card.classes
+    result = written.samples
     consensus = read(out / "segmentation.nii.gz")[::-1]
     (shown,) = (s for s in segmentations if "Sample" not in read_provenance(s))
-    np.testing.assert_array_equal(read_labels(shown, node, classes), consensus)
+    np.testing.assert_array_equal(read_labels(shown, node), consensus)
     provenance = read_provenance(shown)
     assert provenance["SHA256"] == written.sha256
     assert (provenance["Version"], provenance["Samples"]) == ("0.0.1", "3")
@@ -69,7 +69,7 @@ def test_nodes_are_the_files(scan, model, tmp_path, sequences, kept):
     if kept:
         samples = SampleSet(browsers[0])
         samples.show(3)
-        found = read_labels(samples.shown, node, classes)
+        found = read_labels(samples.shown, node)
         np.testing.assert_array_equal(found, result.labels(2)[::-1])
         overlay = slicer.util.arrayFromVolume(samples.overlays["mutual_information"])
         np.testing.assert_array_equal(overlay, result.maps["mutual_information"][::-1])
@@ -83,7 +83,7 @@ def test_maps_of_an_mrf_unet_are_overlays(scan, tiny_checkpoint, tmp_path, scene
     node = show_result_folder(out)
     (segmentation,) = slicer.util.getNodesByClass("vtkMRMLSegmentationNode")
     written = read_result_folder(out)
-    labels = read_labels(segmentation, node, written.card.classes)
+    labels = read_labels(segmentation, node)
     np.testing.assert_array_equal(labels, read(out / "segmentation.nii.gz")[::-1])
     provenance = read_provenance(segmentation)
     assert (provenance["Model"], provenance["SHA256"]) == ("tiny", written.sha256)

@@ -5,7 +5,6 @@ import sys
 from pathlib import Path
 from types import ModuleType
 from typing import ClassVar
-from zlib import crc32
 
 import numpy as np
 import pytest
@@ -71,28 +70,28 @@ def node_voxels(labelmap) -> np.ndarray:
 @pytest.mark.parametrize("empty", [1, 2, 3])
 def test_values_do_not_shift_when_a_class_is_empty(volume, tmp_path, empty):
     node = write_segmentation(without(empty), CLASSES, volume)
-    np.testing.assert_array_equal(read_labels(node, volume, CLASSES), without(empty))
-    labelmap = export_labelmap_node(node, volume, CLASSES)
+    np.testing.assert_array_equal(read_labels(node, volume), without(empty))
+    labelmap = export_labelmap_node(node, volume)
     np.testing.assert_array_equal(node_voxels(labelmap), without(empty))
-    image = sitk.ReadImage(str(export_file(tmp_path / "out.nrrd", node, volume, CLASSES)))
+    image = sitk.ReadImage(str(export_file(tmp_path / "out.nrrd", node, volume)))
     np.testing.assert_array_equal(sitk.GetArrayFromImage(image), without(empty))
 
 
 @pytest.mark.parametrize("removed", [1, 2, 3])
 def test_values_do_not_shift_when_the_user_removed_a_segment(volume, segmentation, removed):
     segmentation.GetSegmentation().RemoveSegment(CLASSES[removed].segment_id)
-    np.testing.assert_array_equal(read_labels(segmentation, volume, CLASSES), without(removed))
+    np.testing.assert_array_equal(read_labels(segmentation, volume), without(removed))
 
 
 def test_no_segment_is_left(volume, segmentation):
     segmentation.GetSegmentation().RemoveAllSegments()
-    assert not read_labels(segmentation, volume, CLASSES).any()
+    assert not read_labels(segmentation, volume).any()
 
 
 def test_values_do_not_depend_on_order_and_names_of_segments(volume, segmentation):
     segmentation.GetSegmentation().SetSegmentIndex("csf", 0)
     segmentation.GetSegmentation().GetSegment("csf").SetName("Liquor")
-    np.testing.assert_array_equal(read_labels(segmentation, volume, CLASSES), phantom())
+    np.testing.assert_array_equal(read_labels(segmentation, volume), phantom())
 
 
 TUMOUR = (
@@ -118,11 +117,6 @@ def box(k: slice) -> np.ndarray:
     mask = np.zeros(phantom().shape, bool)
     mask[k, 4:7, 5:9] = True
     return mask
-
-
-def test_segments_of_the_user_are_left_out_where_the_classes_are_given(volume, segmentation):
-    add_user_segment(segmentation, "mine", box(slice(None)))
-    np.testing.assert_array_equal(read_labels(segmentation, volume, CLASSES), phantom())
 
 
 def with_user_segments(segmentation) -> np.ndarray:
@@ -210,7 +204,7 @@ def test_edits_are_exported(volume, segmentation):
     image.Modified()
     expected = phantom()
     expected[0, 0, :3] = 3
-    np.testing.assert_array_equal(read_labels(segmentation, volume, CLASSES), expected)
+    np.testing.assert_array_equal(read_labels(segmentation, volume), expected)
 
 
 def test_grid_of_another_volume(scene, segmentation):
@@ -218,9 +212,7 @@ def test_grid_of_another_volume(scene, segmentation):
     coarse = add_volume(
         scene, np.zeros((7, 16, 9), np.float32), OBLIQUE @ np.diag([2, 1, 2, 1]), "Coarse"
     )
-    np.testing.assert_array_equal(
-        read_labels(segmentation, coarse, CLASSES), phantom()[::2, :, ::2]
-    )
+    np.testing.assert_array_equal(read_labels(segmentation, coarse), phantom()[::2, :, ::2])
 
 
 # Label map nodes -----------------------------------------------------------------------------
@@ -231,17 +223,18 @@ def test_label_map_node_lies_on_the_volume(scene, matrix):
     volume = add_volume(scene, phantom().astype(np.float32), matrix)
     transform = put_under_linear_transform(volume, rotation(30, 2))
     node = write_segmentation(phantom(), CLASSES, volume)
-    labelmap = export_labelmap_node(node, volume, CLASSES)
+    labelmap = export_labelmap_node(node, volume)
     np.testing.assert_array_equal(node_voxels(labelmap), phantom())
     np.testing.assert_allclose(ijk_to_ras(labelmap), ijk_to_ras(volume))
     assert labelmap.GetParentTransformNode() is transform
 
 
 def test_label_map_node_has_a_colour_table_with_the_classes(volume, segmentation):
-    labelmap = export_labelmap_node(segmentation, volume, CLASSES)
+    labelmap = export_labelmap_node(segmentation, volume)
     assert labelmap.GetName() == "Scan segmentation label map"
     table = labelmap.GetDisplayNode().GetColorNode()
-    assert [table.GetColorName(k) for k in range(4)] == [c.name for c in CLASSES]
+    names = [table.GetColorName(k) for k in range(4)]
+    assert names == ["background", *(c.name for c in CLASSES[1:])]
     assert table.GetNumberOfColors() == 4
     color = [0.0] * 4
     table.GetColor(3, color)
@@ -256,7 +249,7 @@ def test_segmentation_from_the_exported_node_is_the_same(scene_logics, volume):
     scene, logics = scene_logics
     labels = without(1)
     node = write_segmentation(labels, CLASSES, volume)
-    labelmap = export_labelmap_node(node, volume, CLASSES)
+    labelmap = export_labelmap_node(node, volume)
     back = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "Back")
     assert logics["Segmentations"].ImportLabelmapToSegmentationNode(labelmap, back)
     names = [
@@ -264,30 +257,6 @@ def test_segmentation_from_the_exported_node_is_the_same(scene_logics, volume):
         for s in back.GetSegmentation().GetSegmentIDs()
     ]
     assert names == ["White matter", "CSF"]
-
-
-def test_export_to_the_same_node_again(scene, volume, segmentation):
-    labelmap = export_labelmap_node(segmentation, volume, CLASSES)
-    count = scene.GetNumberOfNodes()
-    write_segmentation(without(2), CLASSES, volume, segmentation)
-    assert export_labelmap_node(segmentation, volume, CLASSES[:3], labelmap) is labelmap
-    assert scene.GetNumberOfNodes() == count
-    np.testing.assert_array_equal(node_voxels(labelmap), np.where(without(2) == 3, 0, without(2)))
-    table = labelmap.GetDisplayNode().GetColorNode()
-    names = [table.GetColorName(k) for k in range(table.GetNumberOfColors())]
-    assert names == ["Other", "Grey matter", "White matter"]
-
-
-def test_export_to_a_node_of_the_user_leaves_its_colour_table_alone(scene, volume, segmentation):
-    labelmap = scene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", "Target")
-    labelmap.CreateDefaultDisplayNodes()
-    table = scene.AddNewNodeByClass("vtkMRMLColorTableNode", "Of the user")
-    table.SetTypeToGrey()
-    labelmap.GetDisplayNode().SetAndObserveColorNodeID(table.GetID())
-    export_labelmap_node(segmentation, volume, CLASSES, labelmap)
-    assert labelmap.GetDisplayNode().GetColorNode() is not table
-    assert table.GetNumberOfColors() == 256
-    np.testing.assert_array_equal(node_voxels(labelmap), phantom())
 
 
 def fail_after(monkeypatch, step: str) -> None:
@@ -300,7 +269,7 @@ def fail_after(monkeypatch, step: str) -> None:
     monkeypatch.setattr(export, step, failing)
 
 
-STEPS = ("read_labels", "_set_image", "_set_colours")
+STEPS = ("read_labels", "ensure_display", "_colour_table")
 
 
 @pytest.mark.parametrize("step", STEPS)
@@ -308,39 +277,8 @@ def test_failure_leaves_no_new_nodes(scene, volume, segmentation, monkeypatch, s
     before = [scene.GetNthNode(i).GetID() for i in range(scene.GetNumberOfNodes())]
     fail_after(monkeypatch, step)
     with pytest.raises(MemoryError):
-        export_labelmap_node(segmentation, volume, CLASSES)
+        export_labelmap_node(segmentation, volume)
     assert [scene.GetNthNode(i).GetID() for i in range(scene.GetNumberOfNodes())] == before
-
-
-def labelmap_state(labelmap) -> dict:
-    table = labelmap.GetDisplayNode().GetColorNode()
-    return {
-        "voxels": crc32(node_voxels(labelmap).tobytes()),
-        "matrix": ijk_to_ras(labelmap).tolist(),
-        "transform": labelmap.GetTransformNodeID(),
-        "table": (table.GetID(), table.GetName(), table.GetAttribute(export._COLOUR_TABLE)),
-        "names": [table.GetColorName(k) for k in range(table.GetNumberOfColors())],
-        "nodes": labelmap.GetScene().GetNumberOfNodes(),
-    }
-
-
-@pytest.mark.parametrize("step", STEPS)
-@pytest.mark.parametrize("own_table", [True, False])
-def test_failure_brings_the_old_label_map_back(
-    scene, volume, segmentation, monkeypatch, step, own_table
-):
-    labelmap = export_labelmap_node(segmentation, volume, CLASSES)
-    if not own_table:
-        labelmap.GetDisplayNode().GetColorNode().RemoveAttribute(export._COLOUR_TABLE)
-    labels = phantom()[:-1]
-    other = add_volume(scene, labels.astype(np.float32), LEFT_HANDED, "Other")
-    put_under_linear_transform(other, rotation(30, 2))
-    node = write_segmentation(labels, CLASSES, other)
-    before = labelmap_state(labelmap)
-    fail_after(monkeypatch, step)
-    with pytest.raises(MemoryError):
-        export_labelmap_node(node, other, CLASSES[:3], labelmap)
-    assert labelmap_state(labelmap) == before
 
 
 # Files ---------------------------------------------------------------------------------------
@@ -351,7 +289,7 @@ def test_failure_brings_the_old_label_map_back(
 def test_file_lies_on_the_volume(scene, tmp_path, suffix, matrix):
     volume = add_volume(scene, phantom().astype(np.float32), matrix)
     node = write_segmentation(phantom(), CLASSES, volume)
-    path = export_file(tmp_path / f"out{suffix}", node, volume, CLASSES)
+    path = export_file(tmp_path / f"out{suffix}", node, volume)
     image = sitk.ReadImage(str(path))
     np.testing.assert_array_equal(sitk.GetArrayFromImage(image), phantom())
     assert image.GetPixelID() == sitk.sitkUInt8
@@ -368,7 +306,7 @@ def test_file_lies_on_the_volumes_file_whatever_its_transform(volume, tmp_path, 
     else:
         put_under_linear_transform(volume, rotation(30, 2))
     node = write_segmentation(phantom(), CLASSES, volume)
-    image = sitk.ReadImage(str(export_file(tmp_path / "out.nrrd", node, volume, CLASSES)))
+    image = sitk.ReadImage(str(export_file(tmp_path / "out.nrrd", node, volume)))
     np.testing.assert_array_equal(sitk.GetArrayFromImage(image), phantom())
     np.testing.assert_allclose(image.GetOrigin(), OBLIQUE[:3, 3] * [-1, -1, 1], atol=1e-6)
 
@@ -616,7 +554,7 @@ def test_dicom_needs_what_it_needs(volume, segmentation, tmp_path, request):
 
 
 def test_file_loads_onto_the_volume(load_volume, volume, segmentation, tmp_path):
-    loaded = load_volume(export_file(tmp_path / "out.nii.gz", segmentation, volume, CLASSES))
+    loaded = load_volume(export_file(tmp_path / "out.nii.gz", segmentation, volume))
     np.testing.assert_array_equal(node_voxels(loaded), phantom())
     np.testing.assert_allclose(ijk_to_ras(loaded), OBLIQUE, atol=1e-4)
 
@@ -625,9 +563,9 @@ def test_existing_file_is_replaced_only_when_allowed(volume, segmentation, tmp_p
     path = tmp_path / "out.nii.gz"
     path.write_bytes(b"precious")
     with pytest.raises(OutputError, match="exists"):
-        export_file(path, segmentation, volume, CLASSES)
+        export_file(path, segmentation, volume)
     assert path.read_bytes() == b"precious"
-    export_file(path, segmentation, volume, CLASSES, overwrite=True)
+    export_file(path, segmentation, volume, overwrite=True)
     assert sitk.GetArrayFromImage(sitk.ReadImage(str(path))).max() == 3
     assert list(tmp_path.iterdir()) == [path]
 
@@ -643,7 +581,7 @@ def test_failed_write_leaves_the_existing_file(volume, segmentation, tmp_path, m
 
     monkeypatch.setattr(image_files.sitk, "WriteImage", half_written)
     with pytest.raises(OutputError, match=r"out\.nii\.gz cannot be written \(.*(space|full)"):
-        export_file(path, segmentation, volume, CLASSES, overwrite=True)
+        export_file(path, segmentation, volume, overwrite=True)
     assert path.read_bytes() == b"precious"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -660,7 +598,7 @@ def test_file_cut_short_without_an_error_is_noticed(
 
     monkeypatch.setattr(image_files.sitk, "WriteImage", cut_short)
     with pytest.raises(OutputError, match="cannot be written"):
-        export_file(tmp_path / f"out{suffix}", segmentation, volume, CLASSES)
+        export_file(tmp_path / f"out{suffix}", segmentation, volume)
     assert not list(tmp_path.iterdir())
 
 
@@ -671,19 +609,19 @@ def test_interrupted_write_leaves_nothing(volume, segmentation, tmp_path, monkey
 
     monkeypatch.setattr(image_files.sitk, "WriteImage", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        export_file(tmp_path / "out.nrrd", segmentation, volume, CLASSES)
+        export_file(tmp_path / "out.nrrd", segmentation, volume)
     assert not list(tmp_path.iterdir())
 
 
 def test_folder_that_is_not_there(volume, segmentation, tmp_path):
     with pytest.raises(OutputError, match="there is no folder"):
-        export_file(tmp_path / "missing" / "out.nii.gz", segmentation, volume, CLASSES)
+        export_file(tmp_path / "missing" / "out.nii.gz", segmentation, volume)
 
 
 def test_folder_that_is_a_file(volume, segmentation, tmp_path):
     (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(OutputError, match="there is no folder"):
-        export_file(tmp_path / "file" / "out.nrrd", segmentation, volume, CLASSES)
+        export_file(tmp_path / "file" / "out.nrrd", segmentation, volume)
 
 
 def test_a_full_disk_is_not_taken_for_permissions(tmp_path, monkeypatch):
@@ -704,7 +642,7 @@ def test_folder_that_may_not_be_written_to(volume, segmentation, tmp_path):
     tmp_path.chmod(0o500)
     try:
         with pytest.raises(OutputError, match="no permission"):
-            export_file(tmp_path / "out.nii.gz", segmentation, volume, CLASSES)
+            export_file(tmp_path / "out.nii.gz", segmentation, volume)
     finally:
         tmp_path.chmod(0o700)
 
@@ -712,7 +650,7 @@ def test_folder_that_may_not_be_written_to(volume, segmentation, tmp_path):
 @pytest.mark.parametrize("name", ["out.txt", "out", ".nrrd", "out.nii.bz2", "out.NRRD"])
 def test_unknown_kind_of_file(volume, segmentation, tmp_path, name):
     with pytest.raises(OutputError, match=r"must end with one of \.nii\.gz"):
-        export_file(tmp_path / name, segmentation, volume, CLASSES)
+        export_file(tmp_path / name, segmentation, volume)
     assert not list(tmp_path.iterdir())
 
 
@@ -721,22 +659,17 @@ def test_unknown_kind_of_file(volume, segmentation, tmp_path, name):
 
 def test_no_segmentation(volume):
     with pytest.raises(InputError, match="No segmentation was chosen"):
-        read_labels(None, volume, CLASSES)
+        read_labels(None, volume)
 
 
 def test_something_else_than_a_segmentation(volume):
     with pytest.raises(InputError, match="Scan is not a segmentation"):
-        read_labels(volume, volume, CLASSES)
+        read_labels(volume, volume)
 
 
 def test_no_volume(segmentation):
     with pytest.raises(InputError, match="No volume was chosen"):
-        read_labels(segmentation, None, CLASSES)
-
-
-def test_something_else_than_a_label_map(volume, segmentation):
-    with pytest.raises(InputError, match="Scan is not a label map"):
-        export_labelmap_node(segmentation, volume, CLASSES, volume)
+        read_labels(segmentation, None)
 
 
 def test_label_map_of_an_image_whose_indices_do_not_begin_at_zero(volume):

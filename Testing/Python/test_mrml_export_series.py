@@ -18,7 +18,6 @@ from MRFUNetSegmentationLib.mrml.export_series import (  # noqa: E402
     Item,
     Series,
     files_in_steps,
-    finish,
     nodes_in_steps,
 )
 from MRFUNetSegmentationLib.mrml.geometry import ijk_to_ras  # noqa: E402
@@ -46,6 +45,15 @@ from sequence_tools import (  # noqa: E402
 )
 from test_mrml_export import add_user_segment, box  # noqa: E402
 from test_mrml_samples import sampled_labels, sampled_result  # noqa: E402
+
+
+def finish(steps) -> list:
+    """Take all steps of an export and return what they made."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value
 
 
 @pytest.fixture
@@ -95,15 +103,15 @@ def test_samples_of_a_volume_under_a_transform(
 def test_failure_at_the_third_sample_leaves_no_nodes(scene, samples, monkeypatch):
     before = [scene.GetNthNode(i).GetID() for i in range(scene.GetNumberOfNodes())]
     calls = []
-    original = export._set_colours
+    original = export._colour_table
 
     def failing(*args):
-        original(*args)
         calls.append(args)
         if len(calls) == 3:
             raise MemoryError
+        return original(*args)
 
-    monkeypatch.setattr(export, "_set_colours", failing)
+    monkeypatch.setattr(export, "_colour_table", failing)
     with pytest.raises(MemoryError):
         finish(nodes_in_steps(Series.of_samples(samples)))
     assert [scene.GetNthNode(i).GetID() for i in range(scene.GetNumberOfNodes())] == before
@@ -348,7 +356,7 @@ def test_volumes_of_voxels_whose_axes_are_not_at_right_angles(scene, tmp_path, s
     tilted[:3, 2] = 0, 3 * np.sin(0.35), 3 * np.cos(0.35)
     volume = add_volume(scene, phantom().astype(np.float32), tilted)
     node = write_segmentation(phantom(), CLASSES, volume)
-    entries = export.entries_of(node, None)
+    entries = export.entries_of(node)
     expected = {e.segment_id: (phantom() == e.value).sum() * 6e-3 * np.cos(0.35) for e in entries}
     assert volumes_ml(node) == pytest.approx(expected)
     item = Item("1", node, volume, placed_by=volume, grid=ijk_to_ras(volume))

@@ -263,21 +263,21 @@ def test_preview_shows_slices_then_the_volume(scene, view, volume):
     preview.show_slices(voxel, [labels[k], labels[:, j], labels[:, :, i]])
     expected = np.zeros_like(labels)
     expected[k], expected[:, j], expected[:, :, i] = labels[k], labels[:, j], labels[:, :, i]
-    np.testing.assert_array_equal(read_labels(preview.node, volume, CLASSES), expected)
+    np.testing.assert_array_equal(read_labels(preview.node, volume), expected)
     assert (view.rendered() != nothing).any(axis=-1).sum() > 5
 
     node, (k, j, i) = preview.node, (4, 6, 8)
     preview.show_slices((k, j, i), [labels[k], labels[:, j], labels[:, :, i]])
     expected[:] = 0
     expected[k], expected[:, j], expected[:, :, i] = labels[k], labels[:, j], labels[:, :, i]
-    np.testing.assert_array_equal(read_labels(preview.node, volume, CLASSES), expected)
+    np.testing.assert_array_equal(read_labels(preview.node, volume), expected)
     preview.show_volume(labels)
     assert preview.node is node
-    np.testing.assert_array_equal(read_labels(preview.node, volume, CLASSES), labels)
+    np.testing.assert_array_equal(read_labels(preview.node, volume), labels)
     preview.show_slices(
         voxel, [np.zeros_like(a) for a in (labels[0], labels[:, 0], labels[..., 0])]
     )
-    assert not read_labels(preview.node, volume, CLASSES).any()
+    assert not read_labels(preview.node, volume).any()
     np.testing.assert_array_equal(view.rendered(), nothing)
 
     preview.remove()
@@ -286,7 +286,7 @@ def test_preview_shows_slices_then_the_volume(scene, view, volume):
     scene.RemoveNode(preview.node)
     assert preview.node is None
     preview.show_volume(labels)
-    np.testing.assert_array_equal(read_labels(preview.node, volume, CLASSES), labels)
+    np.testing.assert_array_equal(read_labels(preview.node, volume), labels)
 
 
 def test_preview_of_a_volume_that_changed(scene, volume):

@@ -147,7 +147,7 @@ def volume(scene, sequences):
 
 
 def shown_labels(samples: SampleSet) -> np.ndarray:
-    return read_labels(samples.shown, samples.volume, CLASSES)
+    return read_labels(samples.shown, samples.volume)
 
 
 def cells(table_node) -> list[str]:
@@ -179,7 +179,7 @@ def test_every_sample_is_shown_as_it_was_drawn(volume, result):
 
 def test_consensus_is_the_segmentation_node(volume, result):
     samples = write_samples(result, volume)
-    np.testing.assert_array_equal(read_labels(samples.consensus, volume, CLASSES), result.consensus)
+    np.testing.assert_array_equal(read_labels(samples.consensus, volume), result.consensus)
     assert samples.consensus.GetName() == "Scan segmentation"
     assert samples.shown is not samples.consensus
 
@@ -348,7 +348,7 @@ def test_kept_sample_is_an_independent_segmentation(volume, result):
     kept = samples.keep()
     assert kept.GetName() == "Scan sample 3"
     samples.show(1)
-    np.testing.assert_array_equal(read_labels(kept, volume, CLASSES), sampled_labels(2))
+    np.testing.assert_array_equal(read_labels(kept, volume), sampled_labels(2))
     assert kept.GetParentTransformNode() is volume.GetParentTransformNode()
     assert kept.GetDisplayNode() is not samples.shown.GetDisplayNode()
     assert kept.GetDisplayNode().GetSegmentOpacity2DFill("csf") == 0.25
@@ -358,7 +358,7 @@ def test_kept_sample_is_an_independent_segmentation(volume, result):
     samples.show(3)
     np.testing.assert_array_equal(shown_labels(samples), sampled_labels(2))
     samples.remove()
-    assert kept.GetScene() is volume.GetScene() and not read_labels(kept, volume, CLASSES).any()
+    assert kept.GetScene() is volume.GetScene() and not read_labels(kept, volume).any()
 
 
 def test_edited_sample_is_kept_as_edited(volume, result):
@@ -366,7 +366,7 @@ def test_edited_sample_is_kept_as_edited(volume, result):
     image = samples.shown.GetSegmentation().GetSegment("csf").GetRepresentation(BINARY_LABELMAP)
     voxels(image)[voxels(image) == 3] = 0
     expected = np.where(sampled_labels(0) == 3, 0, sampled_labels(0))
-    np.testing.assert_array_equal(read_labels(samples.keep(), volume, CLASSES), expected)
+    np.testing.assert_array_equal(read_labels(samples.keep(), volume), expected)
 
 
 @pytest.mark.parametrize("change", ["hardened", "moved"])
@@ -673,9 +673,7 @@ def test_saved_scene_comes_back_without_loss(volume, result, tmp_path, capfd):
     assert loaded.volume.GetName() == "Scan"
     assert loaded.shown.GetDisplayNode().GetOpacity2DOutline() == 0.25
     assert not loaded.shown.GetDisplayNode().GetVisibility2DFill()
-    np.testing.assert_array_equal(
-        read_labels(loaded.consensus, loaded.volume, CLASSES), result.consensus
-    )
+    np.testing.assert_array_equal(read_labels(loaded.consensus, loaded.volume), result.consensus)
     loaded.watch()  # the browser is another one than that which was watched when it was saved
     display = loaded.shown.GetDisplayNode()
     display.SetSegmentVisibility("csf", False)

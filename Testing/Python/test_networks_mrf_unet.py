@@ -26,7 +26,7 @@ def fill_with_sines(network: MRFUNet, scale: float) -> None:
 
 @pytest.fixture
 def golden() -> MRFUNet:
-    network = MRFUNet(MRFUNetConfig.nitorch(classes=3)).double().eval()
+    network = MRFUNet(MRFUNetConfig(classes=3)).double().eval()
     fill_with_sines(network, 0.1)
     return network
 
@@ -43,7 +43,7 @@ def test_golden_vectors(golden):
 
 
 def test_default_network_has_the_published_number_of_parameters():
-    network = MRFUNet(MRFUNetConfig.nitorch(classes=3))
+    network = MRFUNet(MRFUNetConfig(classes=3))
     # 88 entries of upstream's state include one counter for each normalisation.
     assert len(network.state_dict()) == 88
     assert sum(p.numel() for p in network.parameters()) == 301_655
@@ -62,21 +62,21 @@ def test_paper_networks_have_the_published_number_of_parameters(j, unet, mrf):
     "size", [(31, 31, 31), (32, 33, 34), (40, 31, 47)], ids=lambda s: "x".join(map(str, s))
 )
 def test_any_size_from_the_minimum_on(size):
-    network = MRFUNet(MRFUNetConfig.nitorch(classes=3)).eval()
+    network = MRFUNet(MRFUNetConfig(classes=3)).eval()
     posterior = network(torch.randn(2, 1, *size))
     assert posterior.shape == (2, 3, *size)
     torch.testing.assert_close(posterior.sum(1), torch.ones(2, *size))
 
 
 def test_2d():
-    network = MRFUNet(MRFUNetConfig.nitorch(classes=4, dim=2)).eval()
+    network = MRFUNet(MRFUNetConfig(classes=4, dim=2)).eval()
     assert network(torch.randn(2, 1, 50, 37)).shape == (2, 4, 50, 37)
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 30, 40, 40), (1, 2, 40, 40, 40), (1, 1, 40, 40)])
 def test_wrong_images_are_refused(shape):
     with pytest.raises(ValueError, match="image"):
-        MRFUNet(MRFUNetConfig.nitorch(classes=3))(torch.zeros(shape))
+        MRFUNet(MRFUNetConfig(classes=3))(torch.zeros(shape))
 
 
 def test_centre_stays_zero_in_training():
@@ -246,7 +246,7 @@ def test_iterations_are_fixed_at_test_and_drawn_within_the_range_in_training(mon
 
 
 def test_responsibilities_after_each_iteration_end_at_the_posterior():
-    network = MRFUNet(MRFUNetConfig.nitorch(classes=3)).eval()
+    network = MRFUNet(MRFUNetConfig(classes=3)).eval()
     image = torch.randn(1, 1, 31, 31, 31)
     steps = list(network.responsibilities(network.logits(image)))
     assert len(steps) == network.config.iterations

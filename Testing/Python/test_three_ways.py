@@ -6,7 +6,6 @@ import SimpleITK as sitk
 
 pytest.importorskip("slicer")
 
-from MRFUNetSegmentationLib.checkpoints.card import ModelCard
 from MRFUNetSegmentationLib.cli.main import main
 from MRFUNetSegmentationLib.logic import SegmentationLogic
 from MRFUNetSegmentationLib.mrml.export import export_file
@@ -36,9 +35,7 @@ def on_grid_of(label_map: sitk.Image, reference: sitk.Image) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", DIRECTIONS)
-def test_scene_and_command_line_agree(
-    name, logic, load_volume, tiny_checkpoint, tiny_card: ModelCard, tmp_path
-):
+def test_scene_and_command_line_agree(name, logic, load_volume, tiny_checkpoint, tmp_path):
     image = sitk.GetImageFromArray(head((19, 24, 21)))
     image.SetSpacing((7.0, 8.5, 9.0))
     image.SetOrigin((-60, 40, 25))
@@ -52,9 +49,7 @@ def test_scene_and_command_line_agree(
 
     volume_node = load_volume(path)
     segmentation_node = logic.segment(volume_node, model)
-    exported = export_file(
-        tmp_path / "scene.nrrd", segmentation_node, volume_node, tiny_card.classes
-    )
+    exported = export_file(tmp_path / "scene.nrrd", segmentation_node, volume_node)
     from_scene = on_grid_of(sitk.ReadImage(str(exported)), from_command_line)
     expected = sitk.GetArrayFromImage(from_command_line)
     assert len(np.unique(expected)) > 2

@@ -76,13 +76,14 @@ def compare(
     """
     if upstream is None:
         _, peak = _with_peak(ours)
-        return Row(name, None, Measurement(_median([_timed(ours) for _ in range(repeats)]), peak))
+        seconds = statistics.median(_timed(ours) for _ in range(repeats))
+        return Row(name, None, Measurement(seconds, peak))
     theirs, upstream_peak = _with_peak(upstream)
     mine, peak = _with_peak(ours)
     words = remark(theirs, mine)
     del theirs, mine
     turns = [(_timed(upstream), _timed(ours)) for _ in range(repeats)]
-    upstream_seconds, seconds = (_median(list(column)) for column in zip(*turns, strict=True))
+    upstream_seconds, seconds = (statistics.median(column) for column in zip(*turns, strict=True))
     return Row(
         name, Measurement(upstream_seconds, upstream_peak), Measurement(seconds, peak), words
     )
@@ -92,10 +93,6 @@ def _timed(call: Callable[[], object]) -> float:
     start = time.perf_counter()
     call()
     return time.perf_counter() - start
-
-
-def _median(seconds: list[float]) -> float:
-    return statistics.median(seconds)
 
 
 def _with_peak(call: Callable[[], T]) -> tuple[T, int | None]:

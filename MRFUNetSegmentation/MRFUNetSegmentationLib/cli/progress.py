@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import TextIO
 
 _WIDTH = 30
 
 
 class ProgressBar:
-    """Shows stage, share and elapsed time in one line. Use as a context manager."""
+    """Shows stage, share and elapsed time in one line of stderr. Use as a context manager."""
 
-    def __init__(self, stream: TextIO | None = None) -> None:
-        self.stream = stream or sys.stderr
+    def __init__(self) -> None:
+        self.stream = sys.stderr
         self.visible = self.stream.isatty()
         self.start = time.monotonic()
 

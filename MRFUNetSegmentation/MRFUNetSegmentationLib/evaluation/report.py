@@ -40,7 +40,9 @@ def write_report(folder: Path, results: Results, models: Sequence[ModelMethod]) 
     lines += _scans_section(results)
     lines += _consistency_section(results)
     lines += _plausibility_section(results)
-    lines += _raters_section(folder, results)
+    if results.raters:
+        lines += _distances_section(folder, results)
+        lines += _calibration_section(folder, results)
     lines += _pictures_section(folder, results)
     lines += _conventions_section(results, with_peers=len(results.methods) > len(models))
     if results.notes:
@@ -207,9 +209,8 @@ def _plausibility_section(results: Results) -> list[str]:
     ]
 
 
-def _raters_section(folder: Path, results: Results) -> list[str]:
-    if not results.raters:
-        return []
+def _distances_section(folder: Path, results: Results) -> list[str]:
+    """Return how far samples are from the raters; remark on methods with few of them."""
     numbers = results.cases.samples
     energies, matched, rows = {}, {}, []
     floors, of_floors = _floors(results)
@@ -217,12 +218,10 @@ def _raters_section(folder: Path, results: Results) -> list[str]:
     for method, by_case in results.raters.items():
         energies[method], matched[method] = {}, {}
         for n in sorted({n for r in by_case.values() for n in r.distances}):
-            names = [case for case, r in by_case.items() if n in r.distances]
-            found = [by_case[case].distances[n] for case in names]
-            if found:
-                values = [d.energy.squared for d in found]
-                energies[method][n] = mean_of_scans(values, _subjects(results, names))
-                matched[method][n] = float(np.mean([d.matched_iou for d in found]))
+            found = {case: r.distances[n] for case, r in by_case.items() if n in r.distances}
+            values = [d.energy.squared for d in found.values()]
+            energies[method][n] = mean_of_scans(values, _subjects(results, list(found)))
+            matched[method][n] = float(np.mean([d.matched_iou for d in found.values()]))
         largest = max(energies[method])
         pairs = [r.distances[largest].energy for r in by_case.values()]
         if largest not in numbers:
@@ -238,7 +237,7 @@ def _raters_section(folder: Path, results: Results) -> list[str]:
     rows.append(["raters' floor", *(_number(floors.get(n)) for n in numbers), "-", *of_raters])
     curves = {m: {n: mean.value for n, mean in of.items()} for m, of in energies.items()}
     pictures.draw_energy(folder / "energy.png", curves, floors)
-    lines = [
+    return [
         "## Against several raters",
         "",
         f"Means over {max(counts)} scans"
@@ -261,6 +260,10 @@ def _raters_section(folder: Path, results: Results) -> list[str]:
         "![GED² over the number of samples](energy.png)",
         "",
     ]
+
+
+def _calibration_section(folder: Path, results: Results) -> list[str]:
+    """Return how well probabilities, volumes and variances fit those of the raters."""
     rows, diagrams = [], {}
     for method, by_case in results.raters.items():
         for structure in results.cases.structures:
@@ -279,7 +282,6 @@ def _raters_section(folder: Path, results: Results) -> list[str]:
     rows += _single_raters(results)
     pictures.draw_reliability(folder / "reliability.png", diagrams)
     return [
-        *lines,
         *_table(
             ["method", "structure", "Dice of the majorities", "ECE",
              f"% of raters' volumes in the {_percent(_INTERVAL)} % interval", "NCC of variance"],

@@ -26,7 +26,7 @@ class Mean:
     scans: int
 
 
-def mean_of_scans(values: Sequence[float], subjects: Sequence[str], seed: int = 0) -> Mean:
+def mean_of_scans(values: Sequence[float], subjects: Sequence[str]) -> Mean:
     """Return the mean over scans with its interval, of which a subject's scans count as one.
 
     Two scans of a brain are no two brains. The interval is the percentile bootstrap's (Efron and
@@ -36,7 +36,6 @@ def mean_of_scans(values: Sequence[float], subjects: Sequence[str], seed: int = 
     Args:
         values: one a scan.
         subjects: of each scan.
-        seed: of the draws.
     """
     values = np.asarray(values, dtype=float)
     names, subject = np.unique(np.asarray(subjects), return_inverse=True)
@@ -50,7 +49,7 @@ def mean_of_scans(values: Sequence[float], subjects: Sequence[str], seed: int = 
         error = float(np.std(totals / counts, ddof=1)) / len(names) ** 0.5
         reach = float(stats.t.ppf((1 + LEVEL) / 2, len(names) - 1)) * error
         return Mean(mean, mean - reach, mean + reach, len(values))
-    drawn = np.random.default_rng(seed).integers(0, len(names), (RESAMPLINGS, len(names)))
+    drawn = np.random.default_rng(0).integers(0, len(names), (RESAMPLINGS, len(names)))
     means = totals[drawn].sum(1) / counts[drawn].sum(1)
     low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Mean(mean, float(low), float(high), len(values))

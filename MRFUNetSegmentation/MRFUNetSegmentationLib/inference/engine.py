@@ -360,9 +360,9 @@ class Segmenter:
             batches = WholeVolume(whole_voxels, network.stride)
         else:
             batches = Slices(min(whole_voxels, _SLICES_VOXELS), self._slice_axis)
-        self.network = network.to(device, memory_format=batches.layout)
+        network.to(device, memory_format=batches.layout)
         kind = _PREDICTORS[type(network)]
-        self.predictor: _Predictor = kind(self.network, batches, device, **self._options)
+        self.predictor: _Predictor = kind(network, batches, device, **self._options)
         self.device = device
         self.whole_voxels = whole_voxels
 

@@ -70,7 +70,7 @@ def export_dicom(folder: str | Path, segmentation_node, volume_node) -> Path:
 
 def _segments_with_voxels(segmentation_node, volume_node) -> list[str]:
     """IDs of the segments that are not empty, in the segmentation's order."""
-    entries = entries_of(segmentation_node, None)
+    entries = entries_of(segmentation_node)
     labels = merged_labels(segmentation_node, volume_node, entries)
     seen = set(np.unique(labels).tolist())
     present = set()

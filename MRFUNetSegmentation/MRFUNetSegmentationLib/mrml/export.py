@@ -18,7 +18,6 @@ import SimpleITK as sitk
 import slicer
 import vtk
 
-from ..checkpoints.card import SegmentClass
 from ..errors import InputError, OutputError
 from ..inference.image_files import write_label_map
 from ..inference.volume import Geometry
@@ -39,15 +38,11 @@ from .volumes import check_volume_node, voxels
 _NIFTI = (".nii.gz", ".nii")
 FILE_SUFFIXES = (*_NIFTI, ".nrrd", ".mha")
 SEGMENTATION_SUFFIX = ".seg.nrrd"
-# Marks the colour table that belongs to a label map of this extension.
-_COLOUR_TABLE = PREFIX + "ColorTable"
 # Label maps are of bytes.
 _LARGEST_VALUE = 255
 
 
-def read_labels(
-    segmentation_node, volume_node, classes: Sequence[SegmentClass] | None = None
-) -> np.ndarray:
+def read_labels(segmentation_node, volume_node) -> np.ndarray:
     """Return the segments as they are now, on a volume's grid.
 
     Where segments overlap, the later class counts, and segments of the user over classes. A class
@@ -57,18 +52,17 @@ def read_labels(
     Args:
         segmentation_node: the segmentation.
         volume_node: gives the grid.
-        classes: of the model, and nothing else; all segments if None, with the classes that they
-            name themselves, and segments of the user with the values after those.
 
     Returns:
-        [k, j, i] uint8; class c has value `c.value`, everything else 0.
+        [k, j, i] uint8; a class has its own value, segments of the user those after the classes',
+        everything else 0.
 
     Raises:
         InputError: if a node cannot be used, or there are more segments than values.
     """
     check_segmentation_node(segmentation_node)
     check_volume_node(volume_node)
-    return merged_labels(segmentation_node, volume_node, entries_of(segmentation_node, classes))
+    return merged_labels(segmentation_node, volume_node, entries_of(segmentation_node))
 
 
 def merged_labels(segmentation_node, volume_node, entries: Sequence[Entry]) -> np.ndarray:
@@ -105,19 +99,12 @@ def merged_labels(segmentation_node, volume_node, entries: Sequence[Entry]) -> n
     return voxels(merged).astype(np.uint8)
 
 
-def export_labelmap_node(
-    segmentation_node,
-    volume_node,
-    classes: Sequence[SegmentClass] | None = None,
-    labelmap_node=None,
-):
-    """Export the segments to a label map node on a volume's grid, with a colour table.
+def export_labelmap_node(segmentation_node, volume_node):
+    """Export the segments to a new label map node on a volume's grid, with a colour table.
 
     Args:
         segmentation_node: the segmentation.
         volume_node: gives the grid and the parent transform.
-        classes: see `read_labels`.
-        labelmap_node: node to write to; a new one if None.
 
     Returns:
         The label map node.
@@ -126,15 +113,17 @@ def export_labelmap_node(
         InputError: if a node cannot be used.
         Exception: any other; in every case the scene is as it was.
     """
-    if labelmap_node is not None and not labelmap_node.IsA("vtkMRMLLabelMapVolumeNode"):
-        raise InputError(f"{labelmap_node.GetName()} is not a label map. Choose a label map node.")
-    labels = read_labels(segmentation_node, volume_node, classes)
+    labels = read_labels(segmentation_node, volume_node)
     with ExitStack() as undo:
-        node = labelmap_node
-        if node is None:
-            node = _new_labelmap_node(volume_node.GetScene(), segmentation_node.GetName(), undo)
-        _set_image(node, labels, volume_node, volume_node, undo)
-        _set_colours(node, _colours(segmentation_node, classes), undo)
+        node = add_labelmap_node(
+            volume_node.GetScene(),
+            segmentation_node.GetName(),
+            labels,
+            entries_of(segmentation_node),
+            volume_node,
+            volume_node,
+            undo,
+        )
         undo.pop_all()
     return node
 
@@ -143,7 +132,6 @@ def export_file(
     path: str | Path,
     segmentation_node,
     volume_node,
-    classes: Sequence[SegmentClass] | None = None,
     *,
     grid: str = VOLUME,
     overwrite: bool = False,
@@ -158,7 +146,6 @@ def export_file(
             with the segments' names, colours and terminology.
         segmentation_node: the segmentation.
         volume_node: gives the grid.
-        classes: see `read_labels`.
         grid: VOLUME for the grid of the volume node; FILE for that of the file which the volume
             was loaded from. Slicer turns axes of some files around when it loads them (of all
             that are left-handed); a label map on the file's grid has the file's voxels again.
@@ -175,9 +162,9 @@ def export_file(
     suffix_of(path)
     if path.exists() and not overwrite:
         raise OutputError(f"{path} exists already. Choose another name.")
-    labels = read_labels(segmentation_node, volume_node, classes)
+    labels = read_labels(segmentation_node, volume_node)
     labels, geometry = on_grid(labels, volume_node, grid)
-    write_file(path, labels, geometry, entries_of(segmentation_node, classes))
+    write_file(path, labels, geometry, entries_of(segmentation_node))
     return path
 
 
@@ -316,61 +303,34 @@ def add_labelmap_node(
         placed_by: node whose parent transform the label map gets.
         undo: gets what takes the change back.
     """
-    node = _new_labelmap_node(scene, name, undo)
-    _set_image(node, labels, volume_node, placed_by, undo)
-    _set_colours(node, entries, undo)
-    return node
-
-
-def _new_labelmap_node(scene, name: str, undo: ExitStack):
-    name = scene.GenerateUniqueName(f"{name} label map")
-    node = scene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", name)
+    node = scene.AddNewNodeByClass(
+        "vtkMRMLLabelMapVolumeNode", scene.GenerateUniqueName(f"{name} label map")
+    )
     undo.callback(scene.RemoveNode, node)
-    return node
-
-
-def _set_image(node, labels: np.ndarray, volume_node, placed_by, undo: ExitStack) -> None:
     image = vtk.vtkImageData()
     image.SetExtent(volume_node.GetImageData().GetExtent())
     image.AllocateScalars(vtk.VTK_UNSIGNED_CHAR, 1)
     voxels(image)[:] = labels
-    undo.callback(node.SetIJKToRASMatrix, to_vtk(ijk_to_ras(node)))
-    undo.callback(node.SetAndObserveImageData, node.GetImageData())
-    undo.callback(node.SetAndObserveTransformNodeID, node.GetTransformNodeID())
     node.SetIJKToRASMatrix(to_vtk(ijk_to_ras(volume_node)))
     node.SetAndObserveImageData(image)
     node.SetAndObserveTransformNodeID(placed_by.GetTransformNodeID())
-
-
-def _set_colours(node, colours: Sequence[Entry], undo: ExitStack) -> None:
-    """Show the label map in a colour table with the classes' names."""
-    scene = node.GetScene()
     ensure_display(node, undo)
-    display = node.GetDisplayNode()
-    undo.callback(display.SetAndObserveColorNodeID, display.GetColorNodeID())
-    old = display.GetColorNode()
-    if old is not None and old.GetAttribute(_COLOUR_TABLE):
-        before = old.NewInstance()
-        before.Copy(old)
-        undo.callback(old.Copy, before)
-        old.Copy(_colour_table(old.GetName(), colours))
-        return
-    name = scene.GenerateUniqueName(f"{node.GetName()} colours")
-    table = scene.AddNode(_colour_table(name, colours))
+    colours = scene.GenerateUniqueName(f"{node.GetName()} colours")
+    table = scene.AddNode(_colour_table(colours, entries))
     undo.callback(scene.RemoveNode, table)
-    display.SetAndObserveColorNodeID(table.GetID())
+    node.GetDisplayNode().SetAndObserveColorNodeID(table.GetID())
+    return node
 
 
 def _colour_table(name: str, colours: Sequence[Entry]):
     """Return a colour table, in no scene, with the classes at their values."""
     table = slicer.vtkMRMLColorTableNode()
     table.SetName(name)
-    table.SetAttribute(_COLOUR_TABLE, "1")
     table.SetTypeToUser()
     table.SetNumberOfColors(max((c.value for c in colours), default=0) + 1)
     table.SetColor(0, "background", 0, 0, 0, 0)
     for c in colours:
-        table.SetColor(c.value, c.name, *c.color, c.opacity)
+        table.SetColor(c.value, c.name, *c.color, 1.0)
         # Older versions of Slicer have no terminology in colour tables.
         if c.terminology and hasattr(table, "SetTerminologyFromString"):
             table.SetTerminologyFromString(c.value, c.terminology)
@@ -382,7 +342,7 @@ def _colour_table(name: str, colours: Sequence[Entry]):
 
 @dataclass(frozen=True)
 class Entry:
-    """What a file or a colour table says about a value; colour and opacity are 0..1.
+    """What a file or a colour table says about a value; the colour is 0..1.
 
     `is_class` is False for segments that the user has added.
     """
@@ -391,16 +351,8 @@ class Entry:
     segment_id: str
     name: str
     color: tuple[float, float, float]
-    opacity: float = 1.0
     terminology: str = ""
     is_class: bool = True
-
-    @classmethod
-    def of_class(cls, c: SegmentClass) -> Entry:
-        """Return what a model says about a class."""
-        color = tuple(part / 255 for part in c.color)
-        entry = c.terminology.slicer_entry() if c.terminology else ""
-        return cls(c.value, c.segment_id, c.name, color, 0.0 if c.background else 1.0, entry)
 
     @classmethod
     def of_segment(cls, segment_id: str, segment, value: int) -> Entry:
@@ -415,14 +367,12 @@ class Entry:
         )
 
 
-def entries_of(segmentation_node, classes: Sequence[SegmentClass] | None) -> list[Entry]:
-    """Entries of the classes that make segments, or of all segments, in the order of their values.
+def entries_of(segmentation_node) -> list[Entry]:
+    """Entries of all segments, in the order of their values.
 
     Raises:
         InputError: if there are more segments than values.
     """
-    if classes is not None:
-        return [Entry.of_class(c) for c in classes if not c.background]
     return entries_of_all([segmentation_node])[0]
 
 
@@ -468,9 +418,3 @@ def _segments(segmentation_node) -> Iterator[tuple[str, object]]:
     segmentation = segmentation_node.GetSegmentation()
     for segment_id in segmentation.GetSegmentIDs():
         yield segment_id, segmentation.GetSegment(segment_id)
-
-
-def _colours(segmentation_node, classes: Sequence[SegmentClass] | None) -> list[Entry]:
-    if classes is not None:
-        return [Entry.of_class(c) for c in classes]
-    return entries_of(segmentation_node, None)

@@ -207,15 +207,6 @@ def files_in_steps(
     return paths
 
 
-def finish(steps: Steps) -> list:
-    """Take all steps and return what they made."""
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            return end.value
-
-
 def _entries(series: Series) -> list[list[Entry]]:
     return entries_of_all([item.segmentation for item in series.items])
 

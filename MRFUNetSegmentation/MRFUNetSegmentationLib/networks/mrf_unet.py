@@ -19,7 +19,9 @@ from .unet import UNet, minimum_size
 
 @dataclass(frozen=True)
 class MRFUNetConfig(HyperParameters):
-    """Hyper-parameters of an `MRFUNet`; plain numbers, so that a model card can hold them.
+    """Hyper-parameters of an `MRFUNet`; the defaults are those of nitorch's `SegMRFNet`.
+
+    Plain numbers, so that a model card can hold them.
 
     Attributes:
         dim: number of spatial dimensions, 2 or 3.
@@ -72,11 +74,6 @@ class MRFUNetConfig(HyperParameters):
         """Return the paper's network: five layers of 2^j .. 2^(j+4) filters, mirrored."""
         filters = tuple(2 ** (j + level) for level in range(5))
         return cls(classes=classes, encoder=filters, decoder=filters[::-1], **changes)
-
-    @classmethod
-    def nitorch(cls, classes: int, dim: int = 3, **changes) -> MRFUNetConfig:
-        """Return the default network of nitorch's `SegMRFNet` (the defaults of this class)."""
-        return cls(classes=classes, dim=dim, **changes)
 
 
 class MRFUNet(ProductOfExperts):

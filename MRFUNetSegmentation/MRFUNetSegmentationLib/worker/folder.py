@@ -19,6 +19,8 @@ from . import sampled
 
 PREFIX = "mrfunet-worker-"
 LOG = "worker.log"
+# Of a log, shown after an error.
+_LOG_LINES = 20
 # How the names of sampling runs' folders begin.
 SAMPLED = "sampled-"
 # A folder younger than this may belong to a client that has yet to open the log.
@@ -44,13 +46,13 @@ def open_log(folder: Path) -> BinaryIO:
     return log
 
 
-def read_log_tail(folder: Path, lines: int = 20) -> str:
+def read_log_tail(folder: Path) -> str:
     """Return the last lines of the log, or nothing if there is none."""
     try:
         text = (folder / LOG).read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""
-    return "\n".join(text.splitlines()[-lines:])
+    return "\n".join(text.splitlines()[-_LOG_LINES:])
 
 
 def remove(folder: Path) -> None:
