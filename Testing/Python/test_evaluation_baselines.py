@@ -1,7 +1,6 @@
 """Baselines of a Probabilistic U-Net: what is trained, and samples by dropout."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,11 +14,10 @@ from MRFUNetSegmentationLib.evaluation.baselines import (
 )
 from MRFUNetSegmentationLib.evaluation.methods import ModelMethod
 from MRFUNetSegmentationLib.inference.volume import Geometry, Volume
-from MRFUNetSegmentationLib.training import config as config_module
 from MRFUNetSegmentationLib.training.card import trained_card
-from MRFUNetSegmentationLib.training.config import load_config
+from MRFUNetSegmentationLib.training.config import CONFIGS, load_config
 
-CONFIG = Path(config_module.__file__).with_name("configs") / "white-matter-lesions.toml"
+CONFIG = CONFIGS / "white-matter-lesions.toml"
 
 
 @pytest.fixture(scope="module")

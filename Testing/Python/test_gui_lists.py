@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from MRFUNetSegmentationLib.checkpoints.card import ModelCard
+from MRFUNetSegmentationLib.checkpoints.card import InputSpec, ModelCard
 from MRFUNetSegmentationLib.errors import InputError
 from MRFUNetSegmentationLib.gui import model_list
 from MRFUNetSegmentationLib.gui.checkpoint_import import card_beside
@@ -33,6 +33,8 @@ from MRFUNetSegmentationLib.gui.model_list import (
     searched,
 )
 from MRFUNetSegmentationLib.gui.suitability import suitability
+from MRFUNetSegmentationLib.inference.suitability import cautions
+from MRFUNetSegmentationLib.inference.volume import Geometry
 from mrml_scene import CLASSES, add_volume
 from sequence_tools import (
     add_sequence,
@@ -294,11 +296,12 @@ def test_segmentations_of_a_sequence_are_not_replaced_by_that_of_one_volume(scen
 
 
 def test_suitability_tells_what_matters():
-    text = suitability((192, 256, 160), (1.0, 1.0, 1.0), "T1")
+    t1 = InputSpec("T1", (1.0, 1.0, 1.0), "RAS", {"method": "none"})
+    text = suitability(Geometry((192, 256, 160), (1.0, 1.0, 1.0)), t1)
     assert text == "1 x 1 x 1 mm voxels, 192 x 256 x 160 mm. The model is made for: T1."
-    assert "slices are thick (5.5 mm)" in suitability((240, 240, 28), (0.9, 0.9, 5.5), "T1")
-    assert "covers 60 mm" in suitability((192, 256, 60), (1.0, 1.0, 1.0), "T1")
-    assert "large" in suitability((512, 512, 400), (0.5, 0.5, 0.5), "T1")
+    thick = Geometry((240, 240, 28), (0.9, 0.9, 5.5))
+    assert suitability(thick, t1).splitlines()[1:] == cautions(thick, t1) != []
+    assert "large" in suitability(Geometry((512, 512, 400), (0.5, 0.5, 0.5)), t1)
 
 
 def test_export_choices():

@@ -404,3 +404,17 @@ def test_distance_of_two_places_is_in_mm(save, units):
 
 def test_eight_voxels_along_two_axes_are_enough():
     assert Volume(noise((3, 8, 8)), Geometry((8, 8, 3), (1, 1, 1))).array.shape == (3, 8, 8)
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_metaimage_that_ends_too_early_is_said_to(tmp_path, compressed):
+    path = tmp_path / "scan.mha"
+    image = sitk.GetImageFromArray(noise((10, 11, 12)))
+    sitk.WriteImage(image, str(path), useCompression=compressed)
+    path.write_bytes(path.read_bytes()[:-2000])
+    with pytest.raises(InputError, match=r"cannot be read as an image \(it is cut short"):
+        read_volume_file(path)
+    sitk.WriteImage(image, str(tmp_path / "scan.mhd"))
+    (tmp_path / "scan.raw").unlink()
+    with pytest.raises(InputError, match="the file with its voxels is missing"):
+        read_volume_file(tmp_path / "scan.mhd")

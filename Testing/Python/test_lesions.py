@@ -1,7 +1,6 @@
 """Lesions painted into synthetic images, and simulated raters who mark them."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,8 +11,13 @@ from MRFUNetSegmentationLib.errors import InputError
 from MRFUNetSegmentationLib.evaluation import baselines, simulated_raters
 from MRFUNetSegmentationLib.evaluation.cases import load_case, load_case_list
 from MRFUNetSegmentationLib.evaluation.methods import ModelMethod
-from MRFUNetSegmentationLib.training import config as config_module
-from MRFUNetSegmentationLib.training.config import ConfigError, LesionData, Stage, load_config
+from MRFUNetSegmentationLib.training.config import (
+    CONFIGS,
+    ConfigError,
+    LesionData,
+    Stage,
+    load_config,
+)
 from MRFUNetSegmentationLib.training.labels import (
     GREY_MATTER,
     LESION_LABEL,
@@ -39,7 +43,7 @@ from MRFUNetSegmentationLib.training.synthesis import SynthesisConfig
 from MRFUNetSegmentationLib.training.synthesis.acquisition import Resolution
 from MRFUNetSegmentationLib.training.synthesis.draw import Draw
 
-CONFIG = Path(config_module.__file__).with_name("configs") / "white-matter-lesions.toml"
+CONFIG = CONFIGS / "white-matter-lesions.toml"
 # Raters without chance: what is left are boundary and threshold.
 STEADY = RaterConfig(local_boundary=0.0, hand=0.0, hesitation=1e-4)
 

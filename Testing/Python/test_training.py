@@ -15,9 +15,8 @@ from MRFUNetSegmentationLib.checkpoints.load import load_checkpoint, save_checkp
 from MRFUNetSegmentationLib.cli.main import main
 from MRFUNetSegmentationLib.errors import InputError, MRFUNetError
 from MRFUNetSegmentationLib.networks import MRFUNet, ProbabilisticUNet, ProbabilisticUNetConfig
-from MRFUNetSegmentationLib.training import config as config_module
 from MRFUNetSegmentationLib.training.card import trained_card
-from MRFUNetSegmentationLib.training.config import ConfigError, ElboConfig, load_config
+from MRFUNetSegmentationLib.training.config import CONFIGS, ConfigError, ElboConfig, load_config
 from MRFUNetSegmentationLib.training.labels import (
     CSF,
     GREY_MATTER,
@@ -32,8 +31,6 @@ from MRFUNetSegmentationLib.training.synthesis import SynthesisConfig, synthesis
 from MRFUNetSegmentationLib.training.trainer import STATE_FILE, finished
 from MRFUNetSegmentationLib.training.validation import metric_name
 from torch import Generator
-
-CONFIGS = Path(config_module.__file__).with_name("configs")
 
 TOML = """
 name = "small"
@@ -438,6 +435,49 @@ def test_state_of_another_network_is_refused_and_left_alone(data, tmp_path, name
     assert path.read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    ("change_to", "message"),
+    [
+        ("voxel_size = [1.0, 1.0, 1.0]", r"voxel_size is \(2.0, 2.0, 2.0\) there and \(1.0"),
+        (
+            "voxel_size = [2.0, 2.0, 2.0]\nnetwork_voxel_size = [1.0, 1.0, 1.0]",
+            r"network_voxel_size is None there and \(1.0, 1.0, 1.0\) here",
+        ),
+    ],
+)
+def test_weights_get_no_card_of_what_they_were_not_trained_for(data, tmp_path, change_to, message):
+    train(data, tmp_path / "run")
+    best = tmp_path / "run" / "small.safetensors"
+    before = best.read_bytes()
+    change(data, ("voxel_size = [2.0, 2.0, 2.0]", change_to))
+    with pytest.raises(MRFUNetError, match=message):
+        train(data, tmp_path / "run")
+    assert best.read_bytes() == before
+
+
+def test_texts_corrected_later_reach_the_card_of_the_best_network(data, tmp_path):
+    train(data, tmp_path / "run")
+    before = load_checkpoint(tmp_path / "run" / "small.safetensors")
+    train(data, tmp_path / "run")
+    assert load_checkpoint(before.path).sha256 == before.sha256
+    change(data, ('title = "Small"', 'title = "Tiny"'), ('["a ball"]', '["two balls"]'))
+    train(data, tmp_path / "run")
+    after = load_checkpoint(before.path)
+    assert after.card.title == "Tiny" and after.card.training["data"] == ["two balls"]
+    assert after.card.training["configuration"]["card"]["title"] == "Tiny"
+    for entry in ("steps", "metrics", "seed"):
+        assert after.card.training[entry] == before.card.training[entry]
+    for key, value in before.network.state_dict().items():
+        assert torch.equal(after.network.state_dict()[key], value)
+
+
+def test_a_best_network_that_cannot_be_read_does_not_end_the_run(data, tmp_path):
+    train(data, tmp_path / "run", "--minutes", "0")
+    (tmp_path / "run" / "small.safetensors").write_bytes(b"cut")
+    train(data, tmp_path / "run")
+    assert load_checkpoint(tmp_path / "run" / "small.safetensors").card.name == "small"
+
+
 def test_damaged_state_is_named(data, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / STATE_FILE).write_bytes(b"no state")
@@ -512,7 +552,7 @@ def test_two_processes_see_what_one_sees_in_batches_of_two(data, tmp_path):
         "-m", "MRFUNetSegmentationLib", "train", str(data / "small.toml"), "--data", str(data),
         "-o", str(tmp_path / "two"), "--device", "cpu", "--debug",
     ]  # fmt: skip
-    library = str(Path(config_module.__file__).parents[2])
+    library = str(CONFIGS.parents[2])
     done = subprocess.run(
         program, env=os.environ | {"PYTHONPATH": library}, capture_output=True, text=True
     )

@@ -21,8 +21,9 @@ from MRFUNetSegmentationLib.inference.engine import Segmenter
 from MRFUNetSegmentationLib.inference.image_files import read_volume_file
 from MRFUNetSegmentationLib.inference.volume import Geometry, Volume
 from MRFUNetSegmentationLib.networks import MRFUNet, MRFUNetConfig
-from MRFUNetSegmentationLib.training import config as config_module
 from MRFUNetSegmentationLib.training.config import (
+    CONFIGS,
+    Augmentation,
     ConfigError,
     RaterData,
     Stage,
@@ -41,7 +42,7 @@ from MRFUNetSegmentationLib.training.sources import RaterSource
 from MRFUNetSegmentationLib.training.validation import Scores
 from MRFUNetSegmentationLib.uncertainty.disagreement import generalised_energy_distance
 
-CONFIG = Path(config_module.__file__).with_name("configs") / "raters-2d.toml"
+CONFIG = CONFIGS / "raters-2d.toml"
 
 SMALLER = (
     ("patient03-*", "case0"),
@@ -549,7 +550,7 @@ def test_two_processes_train_without_the_latent_and_then_with_it(data, tmp_path)
         "-m", "MRFUNetSegmentationLib", "train", str(config), "--data", str(data),
         "-o", str(tmp_path / "two"), "--device", "cpu", "--debug",
     ]  # fmt: skip
-    library = str(Path(config_module.__file__).parents[2])
+    library = str(CONFIGS.parents[2])
     environment = os.environ | {"PYTHONPATH": library}
     done = subprocess.run(program, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -800,9 +801,7 @@ def stage(*shape: int) -> Stage:
 
 
 def source(case: RaterCase, foreground: float = 0.5, **augmentation) -> RaterSource:
-    options = RaterData(
-        foreground=foreground, augmentation=config_module.Augmentation(**STILL | augmentation)
-    )
+    options = RaterData(foreground=foreground, augmentation=Augmentation(**STILL | augmentation))
     return RaterSource([case], options, torch.device("cpu"))
 
 

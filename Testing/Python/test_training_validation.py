@@ -9,9 +9,9 @@ import SimpleITK as sitk
 import torch
 from MRFUNetSegmentationLib.errors import InputError
 from MRFUNetSegmentationLib.networks import MRFUNet
-from MRFUNetSegmentationLib.training import config as config_module
 from MRFUNetSegmentationLib.training import validation as validation_module
 from MRFUNetSegmentationLib.training.config import (
+    CONFIGS,
     ConfigError,
     TrainingConfig,
     ValidationCase,
@@ -20,7 +20,7 @@ from MRFUNetSegmentationLib.training.config import (
 from MRFUNetSegmentationLib.training.synthesis import SynthesisConfig
 from MRFUNetSegmentationLib.training.validation import TissueValidation, metric_name
 
-CONFIG = Path(config_module.__file__).with_name("configs") / "brain-tissue.toml"
+CONFIG = CONFIGS / "brain-tissue.toml"
 GREY, WHITE, VENTRICLES, CSF = 1, 2, 3, 4
 
 

@@ -24,8 +24,8 @@ def violations(value: Any, schema: dict[str, Any], where: str = "") -> list[str]
     """Return what is wrong with a JSON value, each entry as "path: reason"; empty if valid.
 
     Knows the keywords type, enum, const, required, properties, additionalProperties (a
-    boolean), items, minItems, maxItems, minLength, pattern (of
-    the whole text), minimum, exclusiveMinimum and maximum.
+    boolean), items, minItems, maxItems, minLength, pattern (of the whole text), minimum,
+    exclusiveMinimum and maximum.
     """
     name = where or "card"
     if "type" in schema and not _has_type(value, schema["type"]):

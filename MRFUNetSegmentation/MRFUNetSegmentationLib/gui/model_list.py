@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..checkpoints.card import ModelCard
+from ..checkpoints.card import InputSpec, ModelCard
 from ..checkpoints.header import bundled_models, find_checkpoint, read_info
 from ..errors import CheckpointError
 from .i18n import _
@@ -27,7 +27,7 @@ class ModelEntry:
         description: what it segments in what, shown below the list; empty if there is a problem.
         intended_use: what it is for and what not.
         card_text: the rest of the model's card, for reading.
-        modality: what images it is made for.
+        input: what it expects; None if there is a problem.
         samples: whether it draws plausible segmentations.
         problem: why it cannot be used.
     """
@@ -38,7 +38,7 @@ class ModelEntry:
     description: str = ""
     intended_use: str = ""
     card_text: str = ""
-    modality: str = ""
+    input: InputSpec | None = None
     samples: bool = False
     problem: str | None = None
 
@@ -73,7 +73,7 @@ def describe_model(model: str) -> ModelEntry:
         _description(card),
         card.intended_use,
         _card_text(card),
-        card.input.modality,
+        card.input,
         card.samples,
     )
 

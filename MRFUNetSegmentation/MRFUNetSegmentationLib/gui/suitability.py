@@ -4,41 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ..checkpoints.card import InputSpec
+from ..inference.suitability import cautions
+from ..inference.volume import Geometry
 from .i18n import _
 
-# mm; beyond it slices are thick in the field's words, and small structures fall between them.
-_THICK = 3.0
-# mm; a brain of an adult is larger in each direction.
-_WHOLE_BRAIN = 110.0
-_LARGE = 60e6
+_LARGE = 60e6  # voxels
 
 
-def suitability(size: Sequence[int], spacing: Sequence[float], modality: str) -> str:
+def suitability(geometry: Geometry, expected: InputSpec) -> str:
     """Return what the user should know of a volume.
 
     Args:
-        size: voxels along each axis.
-        spacing: mm along each axis.
-        modality: what the model is made for, in words.
+        geometry: the volume's.
+        expected: what the model expects.
     """
+    size, spacing = geometry.size, geometry.spacing
     extent = [n * s for n, s in zip(size, spacing, strict=True)]
-    lines = [
-        _("{spacing} mm voxels, {extent} mm. The model is made for: {modality}.").format(
-            spacing=_times(spacing), extent=_times(extent, ".0f"), modality=modality
-        )
-    ]
-    if max(spacing) > _THICK:
-        lines.append(
-            _("The slices are thick ({thickness} mm): expect rough borders across them.").format(
-                thickness=f"{max(spacing):.3g}"
-            )
-        )
-    if min(extent) < _WHOLE_BRAIN:
-        lines.append(
-            _("It covers {extent} mm in one direction: probably only a part of the brain.").format(
-                extent=f"{min(extent):.0f}"
-            )
-        )
+    text = _("{spacing} mm voxels, {extent} mm. The model is made for: {modality}.").format(
+        spacing=_times(spacing), extent=_times(extent, ".0f"), modality=expected.modality
+    )
+    lines = [text, *cautions(geometry, expected)]
     if size[0] * size[1] * size[2] > _LARGE:
         lines.append(_("It is large: the run may take minutes and much memory."))
     return "\n".join(lines)

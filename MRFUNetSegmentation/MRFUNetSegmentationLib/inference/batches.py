@@ -20,18 +20,6 @@ from .tiles import Tiling, blend
 Place = tuple[slice, ...]
 
 _SMALLEST_TILE = 96
-# Letters of the axis across the slices of each plane.
-_ACROSS = {"axial": "SI", "coronal": "AP", "sagittal": "RL"}
-
-
-def slice_axis(plane: str, orientation: str) -> int:
-    """Return the axis across the slices of a plane.
-
-    Args:
-        plane: "axial", "coronal" or "sagittal".
-        orientation: three letters, the directions of the volume's axes.
-    """
-    return next(n for n, letter in enumerate(orientation) if letter in _ACROSS[plane])
 
 
 def with_neighbours(volume: Tensor, axis: int, number: int, distance: float) -> Tensor:

@@ -14,7 +14,8 @@ from ..checkpoints.load import Checkpoint
 from ..errors import InputError, lacks_memory, too_little_memory
 from ..networks import MRFUNet, ProbabilisticUNet
 from ..uncertainty.statistics import entropy, label_variance
-from .batches import Slices, WholeVolume, slice_axis, with_neighbours
+from .axes import slice_axis
+from .batches import Slices, WholeVolume, with_neighbours
 from .devices import describe_device, resolve_device
 from .grid import ModelGrid
 from .intensities import with_intensities
@@ -26,6 +27,7 @@ from .run import BACK, COUNTING, INTENSITIES, RESAMPLING, SAMPLING, Progress, Ru
 from .sampled import ENTROPY, VARIANCE, SampledResult, check_consensus, check_number
 from .segmentation import Segmentation
 from .separable import resize
+from .suitability import cautions, doubt
 from .to_volume import ToVolume
 from .volume import MINIMUM_SIDE, Volume
 
@@ -166,7 +168,10 @@ class Segmenter:
         with run.checking():
             labels, found = self._back(posterior, to_volume, maps, run)
         run.end()
-        return self._segmentation(labels, volume, run, found)
+        segmentation = self._segmentation(labels, volume, run, found)
+        if text := doubt(segmentation.volumes_ml(), segmentation.card.segments, volume.geometry):
+            segmentation.warnings.append(text)
+        return segmentation
 
     def samples(
         self,
@@ -390,6 +395,7 @@ class Segmenter:
         voxel_size = [None if a == self._slice_axis else v for a, v in enumerate(card.voxel_size)]
         grid = ModelGrid.of(volume.geometry, voxel_size, card.orientation)
         _check_size(volume, grid, self._slice_axis)
+        run.warnings.extend(cautions(volume.geometry, card))
         with run.checking():
             image = normalised(volume.array, grid, card.normalisation)
             box = self._occupied(image)

@@ -11,43 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import permutations
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from .axes import nearest_axes
 from .separable import resize
 from .volume import Geometry
-
-# Where the axes of each letter point to in ITK's LPS world.
-_TOWARDS = {
-    "L": (1, 0, 0),
-    "R": (-1, 0, 0),
-    "P": (0, 1, 0),
-    "A": (0, -1, 0),
-    "S": (0, 0, 1),
-    "I": (0, 0, -1),
-}
-
-
-def nearest_axes(
-    direction: np.ndarray, orientation: str = "RAS"
-) -> tuple[tuple[int, int, int], tuple[bool, bool, bool]]:
-    """Find the voxel axes nearest to the anatomical ones.
-
-    Args:
-        direction: (3, 3), columns are the voxel axes' unit vectors in LPS (as in ITK).
-        orientation: directions of the anatomical axes, such as right, anterior, superior.
-
-    Returns:
-        For each anatomical axis the index of the voxel axis, and whether that one runs the other
-        way. Together they are the assignment with the largest sum of |cosines|.
-    """
-    towards = np.array([_TOWARDS[letter] for letter in orientation], dtype=float)
-    cosines = towards @ np.asarray(direction, dtype=float).reshape(3, 3)
-    axes = max(permutations(range(3)), key=lambda p: sum(abs(cosines[a, p[a]]) for a in range(3)))
-    return axes, tuple(bool(cosines[a, axes[a]] < 0) for a in range(3))
 
 
 @dataclass(frozen=True)

@@ -87,6 +87,8 @@ def _read_file(path: Path) -> tuple[sitk.Image, tuple[str, ...]]:
         image = sitk.ReadImage(str(path))
     except RuntimeError as error:
         reason = _reason(error)
+        if "No such file" in reason:  # ITK's words for a MetaImage that ends too early, too
+            reason = "it is cut short, or the file with its voxels is missing"
         if "orthonormal" in reason:
             raise InputError(
                 f"{path}: the axes of the voxels are not at right angles (sheared). Resample the "

@@ -24,9 +24,9 @@ _OUTLIER_DISTANCE = 100.0
 # A constant background among the grey values: one value of so large a share of the outermost faces,
 # within these percentiles of the others.
 _BACKGROUND_SHARE = 0.5
+_BACKGROUND_PERCENTILES = (5.0, 95.0)
 # By how much interpolation may change a constant among values of 0..1.
 _ROUNDING = 1e-6
-_BACKGROUND_PERCENTILES = (5.0, 95.0)
 
 
 def normalised(array: np.ndarray, grid: ModelGrid, normalisation: dict[str, Any]) -> Tensor:

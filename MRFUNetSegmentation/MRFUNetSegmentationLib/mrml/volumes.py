@@ -6,7 +6,7 @@ import numpy as np
 from vtk.util.numpy_support import vtk_to_numpy
 
 from ..errors import InputError
-from ..inference.volume import Volume, with_finite_values
+from ..inference.volume import Geometry, Volume, with_finite_values
 from .geometry import ijk_to_ras, nearest_geometry, ras_to_world
 
 
@@ -30,20 +30,28 @@ def read_volume(volume_node, *, replace_non_finite: bool = False, placed_by=None
         InputError: if the node cannot be segmented; the message names it.
     """
     check_volume_node(volume_node)
-    image = volume_node.GetImageData()
-    matrix = ijk_to_ras(volume_node)
-    to_world = ras_to_world(placed_by or volume_node)
-    if to_world is not None:
-        matrix = to_world @ matrix
-    array = voxels(image)
+    array = voxels(volume_node.GetImageData())
     array.flags.writeable = False
     warnings = ()
     if replace_non_finite:
         array, warnings = with_finite_values(array)
     try:
-        return Volume(array, nearest_geometry(matrix, image), warnings)
+        return Volume(array, geometry_in_world(volume_node, placed_by), warnings)
     except InputError as error:
         raise InputError(f"{volume_node.GetName()}: {error}") from error
+
+
+def geometry_in_world(volume_node, placed_by=None) -> Geometry:
+    """Return the place in which a volume node with voxels is seen; see `read_volume`.
+
+    Raises:
+        InputError: if its axes are not independent directions.
+    """
+    matrix = ijk_to_ras(volume_node)
+    to_world = ras_to_world(placed_by or volume_node)
+    if to_world is not None:
+        matrix = to_world @ matrix
+    return nearest_geometry(matrix, volume_node.GetImageData())
 
 
 def check_volume_node(volume_node) -> None:

@@ -28,7 +28,8 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..inference.batches import slice_axis, with_neighbours
+from ..inference.axes import slice_axis
+from ..inference.batches import with_neighbours
 from ..inference.grid import ModelGrid
 from ..inference.image_files import has_place, read_image
 from ..inference.normalise import normalised

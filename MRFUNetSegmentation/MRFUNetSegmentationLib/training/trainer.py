@@ -8,7 +8,7 @@ import os
 import pickle
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -16,8 +16,8 @@ from lightning.fabric import Fabric
 from torch import Generator, Tensor, nn
 
 from ..checkpoints.architectures import describe
-from ..checkpoints.load import Checkpoint, build_network, halve, save_checkpoint
-from ..errors import MRFUNetError
+from ..checkpoints.load import Checkpoint, build_network, halve, load_checkpoint, save_checkpoint
+from ..errors import CheckpointError, MRFUNetError
 from ..networks import ProbabilisticUNet
 from .card import trained_card
 from .config import ConfigError, Stage, TrainingConfig
@@ -30,6 +30,8 @@ STATE_FILE = "state.pt"
 _LOG_EVERY = 20  # steps
 # Hyper-parameters that no weight depends on: a run may go on with others.
 _FREE = {"iterations", "training_iterations"}
+# Entries of a model card that say nothing about the weights.
+_TEXTS = ("title", "description", "classes", "licence", "citation", "intended_use")
 # Beginnings of the names of weights that have no part in a segmentation at the latent 0.
 _OF_LATENT = ("prior_encoder.", "posterior_encoder.", "f_comb.latent.")
 # Odd, and spread over 32 bits: all that a generator on the CPU takes of its seed.
@@ -93,7 +95,7 @@ class Trainer:
         self.best = -math.inf
         self.stale = 0  # validations since the best
         # What the best network is chosen by, and goes by the name of.
-        self._basis = [config.name, str(config.elbo.prior_scales)]
+        self._basis = [config.name, str(config.elbo.prior_scales), str(config.card.intensities)]
         self._basis += validation.basis if validation else []
         folder.mkdir(parents=True, exist_ok=True)
         if (folder / STATE_FILE).exists():
@@ -124,6 +126,8 @@ class Trainer:
             MRFUNetError: if loss or gradient are not finite; the last saved state is kept.
         """
         first = self.fabric.is_global_zero
+        if first and self.step:
+            self._correct_card()
         log = RunLog(self.folder, self.step) if first else None
         report = report if first else lambda line: None
         meter = _Meter()
@@ -311,6 +315,36 @@ class Trainer:
                 best = network, scores
         return best
 
+    def _correct_card(self) -> None:
+        """Give the best network the texts of the configuration: they may be other ones by now."""
+        try:
+            best = load_checkpoint(self.checkpoint_file)
+        except CheckpointError:
+            return  # there is none, or the next one takes its place
+        was, old = best.card, best.card.training
+        now = trained_card(self.config, old["steps"], old["metrics"])
+        table = now.training["configuration"]
+        texts = {key: table[key] for key in ("card", "classes") if key in table}
+        card = replace(
+            was,
+            input=replace(was.input, modality=now.input.modality),
+            training={
+                **old,
+                "data": now.training["data"],
+                "configuration": {**old["configuration"], **texts},
+            },
+            **{name: getattr(now, name) for name in _TEXTS},
+        )
+        if card != was:
+            half = old["configuration"].get("half", False)
+            save_checkpoint(self.checkpoint_file, best.network, card, half)
+
+    def _described(self) -> dict:
+        """Return what the weights are for: hyper-parameters, and what the network is shown."""
+        shown = asdict(trained_card(self.config, 0, {}).input)
+        del shown["modality"]
+        return {**describe(self.network), **shown}
+
     def save(self) -> None:
         """Write the state that a run goes on from; the first process does it for all."""
         if not self.fabric.is_global_zero:
@@ -320,7 +354,7 @@ class Trainer:
             "best": self.best,
             "stale": self.stale,
             "basis": self._basis,
-            "architecture": describe(self.network),
+            "architecture": self._described(),
             "network": self.network.state_dict(),
             "average": self.average.state_dict(),
             "optimiser": self.optimiser.state_dict(),
@@ -343,7 +377,7 @@ class Trainer:
                 f"{path}: the state of the run cannot be read ({type(error).__name__}). Remove the "
                 "file to begin anew, or choose another folder."
             ) from error
-        difference = _difference(stored, describe(self.network))
+        difference = _difference(stored, self._described())
         if not difference:
             difference = _difference_of_weights(network, self.network.state_dict())
         if difference:

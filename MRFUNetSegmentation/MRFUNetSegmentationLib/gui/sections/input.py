@@ -6,8 +6,11 @@ from collections.abc import Callable
 
 import vtk
 
+from ...checkpoints.card import InputSpec
+from ...errors import InputError
 from ...mrml.browsers import browser_of, sequence_of, shown_index
 from ...mrml.segmentations import ITEM, read_provenance, reference_volume
+from ...mrml.volumes import geometry_in_world
 from ..i18n import _
 from ..model_list import ModelEntry
 from ..observation import Observation
@@ -88,9 +91,8 @@ class InputSection:
         box.setText(_("Segment all {number} volumes of its sequence").format(number=number))
         self._show_place(browser_of(volume) if offered else None)
         lines = []
-        if volume and volume.GetImageData() and self._model.modality:
-            dimensions = volume.GetImageData().GetDimensions()
-            lines.append(suitability(dimensions, volume.GetSpacing(), self._model.modality))
+        if volume and volume.GetImageData() and self._model.input:
+            lines.append(_about(volume, self._model.input))
         if self.sequence:
             lines.append(about_sequence(number, self._model.samples))
         if offered and (remark := self._about_output(volume, offered)):
@@ -127,3 +129,10 @@ class InputSection:
 
     def _go(self, place: int) -> None:
         browser_of(self._parameters.inputVolume).SetSelectedItemNumber(place - 1)
+
+
+def _about(volume, expected: InputSpec) -> str:
+    try:
+        return suitability(geometry_in_world(volume), expected)
+    except InputError as error:  # its axes are no directions
+        return str(error)
