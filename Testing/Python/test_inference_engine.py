@@ -250,6 +250,12 @@ def test_what_is_said_of_a_volume_is_said_of_the_result(segmenter):
     assert segmenter.segment(volume).warnings[0] == "It is upside down."
 
 
+@pytest.mark.parametrize("volume", [head(), "scan.nii.gz"], ids=["array", "path"])
+def test_what_is_no_volume_is_refused_with_the_way_to_one(segmenter, volume):
+    with pytest.raises(InputError, match=rf"{type(volume).__name__} is no volume.*read_volume_f"):
+        segmenter.segment(volume)
+
+
 def test_a_network_for_volumes_takes_no_single_slices(segmenter):
     array = head((3, 60, 60))
     with pytest.raises(InputError, match=r"only 60 x 60 x 3 voxels.* at least 8 along every axis"):

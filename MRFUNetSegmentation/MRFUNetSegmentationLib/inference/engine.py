@@ -386,6 +386,12 @@ class Segmenter:
 
     def _prepared(self, volume: Volume, run: Run) -> tuple[Tensor, ToVolume]:
         """Bring the volume to the model's grid; also the way back."""
+        if not isinstance(volume, Volume):
+            raise InputError(
+                f"A {type(volume).__name__} is no volume, for it does not say where its voxels lie."
+                " Give what read_volume_file(path) returns, or Volume(array, Geometry(size, "
+                "spacing))."
+            )
         run.begin(RESAMPLING)
         run.warnings.extend(volume.warnings)
         # An earlier run may have had to step down, or there was no room on the device at all.
