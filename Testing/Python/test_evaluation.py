@@ -148,6 +148,10 @@ class TestStatistics:
         found = mean_of_scans([0.5, 0.7, 0.6], ["a", "a", "b"])
         assert found.value == pytest.approx(0.6) and np.isnan(found.low)
 
+    def test_paired_comparison_stays_exact_where_a_subject_does_not_differ(self):
+        found = paired_comparison(np.arange(15), np.zeros(15), [str(n) for n in range(15)])
+        assert found.p == pytest.approx(2**-13) == found.smallest_p
+
     def test_paired_comparison_of_subjects_all_better(self):
         subjects = list("abcdef")
         second = np.array([0.5, 0.6, 0.7, 0.8, 0.55, 0.65])
