@@ -129,6 +129,13 @@ class Heartbeat:
         self._last = now
 
 
+def complaints() -> list[str]:
+    """Return the errors that the application has logged of itself, which light its red sign."""
+    process_events(0.1)
+    log = Path(slicer.app.errorLogModel().filePath).read_text(encoding="utf-8", errors="replace")
+    return [line for line in log.splitlines() if line.startswith("[CRITICAL]")]
+
+
 def picture(name: str) -> None:
     """Save a picture of the main window, if a folder for it was named."""
     if folder := os.environ.get("MRFUNET_PICTURES"):

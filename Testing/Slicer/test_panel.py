@@ -10,6 +10,7 @@ import slicer
 from slicer_user import (
     MODULE,
     Heartbeat,
+    complaints,
     made_up_head,
     made_up_series,
     picture,
@@ -237,15 +238,16 @@ def test_samples_play(sampled):
 
 
 def test_sample_is_kept(sampled):
-    before = segmentations()
+    before, logged = segmentations(), complaints()
     sampled.ui.keepSampleButton.click()
     process_events(0.1)
     (kept,) = [node for node in segmentations() if node not in before]
     assert kept.GetName() in sampled.message
+    assert complaints() == logged
 
 
 def test_samples_side_by_side(sampled):
-    layout = slicer.app.layoutManager().layout
+    layout, logged = slicer.app.layoutManager().layout, complaints()
     nodes = slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode")
     sampled.ui.compareSamplesButton.click()
     process_events(0.5)
@@ -260,6 +262,7 @@ def test_samples_side_by_side(sampled):
     sampled.ui.compareSamplesButton.click()
     process_events(0.3)
     assert slicer.app.layoutManager().layout == layout
+    assert complaints() == logged
     assert slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode") == nodes
 
 

@@ -255,8 +255,9 @@ class SampleSet:
             remove_new_nodes(scene, undo)
             name = scene.GenerateUniqueName(f"{volume_node.GetName()} sample {self.sample}")
             node = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", name)
-            node.CopyContent(shown)
+            # First: the application's lists ask it for each segment that is added.
             ensure_display(node, undo)
+            node.CopyContent(shown)
             node.GetDisplayNode().CopyContent(shown.GetDisplayNode())
             node.GetDisplayNode().SetVisibility(True)
             follow_volume(node, volume_node, undo)

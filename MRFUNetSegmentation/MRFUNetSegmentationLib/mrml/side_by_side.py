@@ -93,12 +93,13 @@ class SideBySide:
             node.SetSaveWithScene(False)
             node = scene.AddNode(node)
             undo.callback(remove_node, node)
-            node.CopyContent(samples.sequence.GetDataNodeAtValue(str(sample)))
             # All goes with the node; its display alone, before it, would end the application.
             with_node = ExitStack()
+            # Before the segments: the application's lists ask it for each one that is added.
             ensure_display(node, with_node)
             display = node.GetDisplayNode()
             display.SetSaveWithScene(False)
+            node.CopyContent(samples.sequence.GetDataNodeAtValue(str(sample)))
             if samples.shown is not None and samples.shown.GetDisplayNode() is not None:
                 display.CopyContent(samples.shown.GetDisplayNode())
             display.SetVisibility(True)
