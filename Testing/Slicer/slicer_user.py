@@ -129,6 +129,14 @@ class Heartbeat:
         self._last = now
 
 
+def look_at_data() -> None:
+    """Show the Data module and return; its list then asks every new node what it is."""
+    slicer.util.selectModule("Data")
+    process_events(0.2)
+    slicer.util.selectModule(MODULE)
+    process_events(0.2)
+
+
 def complaints() -> list[str]:
     """Return the errors that the application has logged of itself, which light its red sign."""
     process_events(0.1)

@@ -11,6 +11,7 @@ from slicer_user import (
     MODULE,
     Heartbeat,
     complaints,
+    look_at_data,
     made_up_head,
     made_up_series,
     picture,
@@ -238,6 +239,7 @@ def test_samples_play(sampled):
 
 
 def test_sample_is_kept(sampled):
+    look_at_data()
     before, logged = segmentations(), complaints()
     sampled.ui.keepSampleButton.click()
     process_events(0.1)
@@ -247,6 +249,7 @@ def test_sample_is_kept(sampled):
 
 
 def test_samples_side_by_side(sampled):
+    look_at_data()
     layout, logged = slicer.app.layoutManager().layout, complaints()
     nodes = slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode")
     sampled.ui.compareSamplesButton.click()
