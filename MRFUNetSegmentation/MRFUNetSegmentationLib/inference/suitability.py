@@ -44,13 +44,14 @@ def cautions(geometry: Geometry, expected: InputSpec) -> list[str]:
     if plane is not None:
         across = slice_axis(plane, expected.orientation)
         axes, _ = nearest_axes(np.asarray(geometry.direction), expected.orientation)
-        coarsest = max(
+        within = [
             (geometry.spacing[axes[a]], expected.voxel_size[a]) for a in range(3) if a != across
-        )
-        if coarsest[0] > max(_COARSE, coarsest[1]):
+        ]
+        coarse = [spacing for spacing, wanted in within if spacing > max(_COARSE, wanted)]
+        if coarse:
             lines.append(
                 f"The model looks at {plane} slices, and in these the voxels of this volume are "
-                f"{coarsest[0]:.3g} mm long: it misses what is small, and volumes come out too "
+                f"{max(coarse):.3g} mm long: it misses what is small, and volumes come out too "
                 f"small. Choose a scan of {plane} slices, or of small voxels, if there is one."
             )
     if _covers_a_part(geometry):
