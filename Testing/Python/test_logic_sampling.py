@@ -303,6 +303,29 @@ def test_exploring_a_volume_that_was_removed(explorer, scene, volume_node):
     assert isinstance(explorer.error, InputError)
 
 
+def test_exploring_a_volume_whose_voxels_have_changed(explorer, scene, volume_node):
+    explorer.move([1.0] * explorer.sliders)
+    follow(explorer)
+    assert explorer.error is None
+    shown = read_labels(explorer.preview.node, volume_node)
+    change_voxel(scene, volume_node, None)
+    volume_node.GetImageData().Modified()
+    explorer.move([2.0] * explorer.sliders)
+    follow(explorer)
+    assert isinstance(explorer.error, InputError)
+    assert "Draw samples again" in str(explorer.error)
+    np.testing.assert_array_equal(read_labels(explorer.preview.node, volume_node), shown)
+
+
+def test_exploring_goes_on_where_the_volume_was_moved(explorer, volume_node):
+    volume_node.SetOrigin([x + 5 for x in volume_node.GetOrigin()])
+    volume_node.Modified()
+    explorer.release([1.0] * explorer.sliders)
+    follow(explorer)
+    assert explorer.error is None
+    assert read_labels(explorer.preview.node, volume_node).any()
+
+
 def test_nothing_to_explore_yet(logic, start):
     run = start()
     with pytest.raises(InputError, match="no samples yet"):

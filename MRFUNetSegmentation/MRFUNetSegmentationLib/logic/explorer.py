@@ -9,8 +9,9 @@ import numpy as np
 
 from ..errors import Cancelled, InputError, MRFUNetError
 from ..mrml.preview import SegmentationPreview, visible_voxel
+from ..mrml.volumes import check_volume_node
 from ..worker.client import Job, Worker
-from .run import SamplingRun
+from .run import Content, SamplingRun
 
 MAXIMUM_SLIDERS = 4
 # Share of the samples' variance below which a direction changes nothing that one would see.
@@ -48,6 +49,7 @@ class LatentExplorer:
             np.asarray(entry["direction"]) for entry in directions if entry["share"] > _NO_CHANGE
         ]
         self._latent = len(run.result.per_sample[0]["epsilon"])
+        self._content, self._looked_at = run.content, None
         self.positions = [0.0] * len(self._directions)
         self.preview = SegmentationPreview(self._volume_node, run.result.card.classes)
         self.error: MRFUNetError | None = None
@@ -110,10 +112,30 @@ class LatentExplorer:
     def _start(self) -> None:
         whole, self._wanted = self._wanted, None
         try:
+            self._check_voxels()
             self._voxel = None if whole else visible_voxel(self._volume_node)
             self._job = self._worker.decode(self._sampled, self.epsilon, self._voxel)
         except MRFUNetError as error:
             self.error = error
+
+    def _check_voxels(self) -> None:
+        """Check that the volume's voxels are those that the worker has seen.
+
+        Raises:
+            InputError: if they are not, or the volume is gone.
+        """
+        check_volume_node(self._volume_node)
+        # Looking at all voxels at every move takes longer than a slider may. Who changes them says
+        # so, for the views need to know too.
+        modified = self._volume_node.GetImageData().GetMTime()
+        if modified == self._looked_at:
+            return
+        if not Content.of(self._volume_node).has_voxels_of(self._content):
+            raise InputError(
+                f"The voxels of {self._volume_node.GetName()} have changed since the samples were "
+                "drawn. Draw samples again, then explore them."
+            )
+        self._looked_at = modified
 
     def _show(self, job: Job) -> None:
         self.error = None if isinstance(job.error, Cancelled) else job.error
