@@ -269,6 +269,31 @@ def test_samples_are_stepped_through_and_ordered(sampled):
     assert ui.sampleSlider.value() == 1
 
 
+def test_order_by_a_table_that_was_edited_is_refused(sampled):
+    samples = sampled.panel._samples._samples
+    samples.samples_table.GetTable().RemoveColumnByName("Log density")
+    choose(sampled, sampled.ui.sampleOrderSelector, "likelihood")
+    process(sampled)
+    assert "was edited" in sampled.message
+    assert samples.order == "drawn"
+    assert sampled.ui.sampleOrderSelector.currentIndex() == 0
+
+
+def test_samples_that_the_user_removes(sampled):
+    samples, ui = sampled.panel._samples._samples, sampled.ui
+    samples.show(5)
+    samples.sequence.RemoveDataNodeAtValue("5")
+    process(sampled)
+    sampled.panel.refresh()
+    ui.nextSampleButton.click()
+    process(sampled)
+    assert ui.sampleLabel.text() == "Sample 1 of 4"
+    samples.sequence.RemoveAllDataNodes()
+    process(sampled)
+    sampled.panel.refresh()
+    assert not ui.samplesSection.isVisible()
+
+
 def test_sample_is_kept(sampled, scene):
     sampled.ui.keepSampleButton.click()
     assert "Kept as the segmentation Scan sample 1" in sampled.message

@@ -19,6 +19,7 @@ from MRFUNetSegmentationLib.inference.sampled import (  # noqa: E402
 )
 from MRFUNetSegmentationLib.inference.volume import Geometry  # noqa: E402
 from MRFUNetSegmentationLib.mrml import samples as samples_module  # noqa: E402
+from MRFUNetSegmentationLib.mrml import side_by_side  # noqa: E402
 from MRFUNetSegmentationLib.mrml.export import read_labels  # noqa: E402
 from MRFUNetSegmentationLib.mrml.geometry import ijk_to_ras  # noqa: E402
 from MRFUNetSegmentationLib.mrml.kept_display import DisplayKeeper  # noqa: E402
@@ -335,6 +336,59 @@ def test_unknown_order(volume, result):
     samples.browser.GetScene().RemoveNode(samples.samples_table)
     with pytest.raises(InputError, match="There are: drawn"):
         samples.set_order(BY_LIKELIHOOD)
+
+
+@pytest.mark.parametrize(
+    ("order", "expected"),
+    [
+        (by_volume("csf"), [3, 1, 4]),
+        (BY_LIKELIHOOD, [3, 1, 4]),
+        (AS_DRAWN, [1, 3, 4]),
+    ],
+)
+def test_orders_after_the_user_has_removed_a_sample(volume, result, order, expected):
+    samples = write_samples(result, volume)
+    samples.sequence.RemoveDataNodeAtValue("2")
+    samples.set_order(by_volume("grey_matter"))
+    samples.set_order(order)
+    assert samples.samples == expected and samples.number == 3
+    for number in expected:
+        samples.show(number)
+        np.testing.assert_array_equal(shown_labels(samples), sampled_labels(number - 1))
+    with pytest.raises(InputError, match="no sample 2"):
+        samples.show(2)
+
+
+def without_a_row(table):
+    table.RemoveRow(1)
+
+
+def without_a_column(table):
+    table.RemoveColumnByName(volume_column("CSF"))
+
+
+def without_a_number(table):
+    table.GetColumnByName(volume_column("CSF")).SetValue(1, np.nan)
+
+
+@pytest.mark.parametrize("edit", [without_a_row, without_a_column, without_a_number])
+def test_order_by_a_table_that_was_edited(volume, result, edit):
+    samples = write_samples(result, volume)
+    samples.set_order(BY_LIKELIHOOD)
+    edit(samples.samples_table.GetTable())
+    before = samples.samples
+    with pytest.raises(InputError, match=r"was edited and has no 'CSF \[ml\]' of .* Draw samples"):
+        samples.set_order(by_volume("csf"))
+    assert samples.samples == before and samples.order == BY_LIKELIHOOD
+    samples.set_order(AS_DRAWN)
+    assert samples.samples == [1, 2, 3, 4]
+
+
+def test_samples_side_by_side_are_those_that_are_left(volume, result):
+    samples = write_samples(result, volume)
+    assert len(side_by_side._spread(samples)) == 4
+    samples.sequence.RemoveDataNodeAtValue("2")
+    assert sorted(side_by_side._spread(samples)) == [1, 3, 4]
 
 
 # Keep ----------------------------------------------------------------------------------------

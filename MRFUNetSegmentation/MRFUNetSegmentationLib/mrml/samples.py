@@ -56,7 +56,7 @@ from .tables import (
     add_distribution,
     add_samples_table,
     add_structures_table,
-    read_column,
+    of_each_sample,
     volume_column,
 )
 from .undo import remove_new_nodes
@@ -153,7 +153,8 @@ class SampleSet:
     @property
     def sample(self) -> int:
         """Number of the sample that is shown, from 1, as drawn."""
-        return self.samples[self.browser.GetSelectedItemNumber()]
+        # The browser may still be at the place of one that the user has removed.
+        return self.samples[min(self.browser.GetSelectedItemNumber(), self.number - 1)]
 
     @property
     def samples(self) -> list[int]:
@@ -185,14 +186,17 @@ class SampleSet:
             InputError: if there is no such sample.
         """
         if sample not in self.samples:
-            raise InputError(f"There is no sample {sample}. Choose one from 1 to {self.number}.")
-        shown = self.shown
-        if sample != self.sample:
+            raise InputError(
+                f"There is no sample {sample}. Choose one from {min(self.samples)} to "
+                f"{max(self.samples)}."
+            )
+        shown, place = self.shown, self.samples.index(sample)
+        if place != self.browser.GetSelectedItemNumber():
             with kept_display(shown):
                 # Else the label maps are the sequence's own.
                 if not self.browser.GetSaveChanges(self.sequence):
                     _let_go(shown.GetSegmentation())
-                self.browser.SetSelectedItemNumber(self.samples.index(sample))
+                self.browser.SetSelectedItemNumber(place)
         if shown.GetDisplayNode() is not None:
             shown.GetDisplayNode().SetVisibility(True)
 
@@ -207,25 +211,47 @@ class SampleSet:
                 whose latent is most probable under the prior.
 
         Raises:
-            InputError: if there is no such order.
+            InputError: if there is no such order, or the samples' table was edited, so that it
+                cannot be told.
         """
         if order not in self.orders:
             raise InputError(
                 f"Samples cannot be put into the order {order!r}. There are: "
                 f"{', '.join(self.orders)}."
             )
-        keys = np.arange(self.number)
+        in_order = sorted(self.samples)
         if order == BY_LIKELIHOOD:
-            keys = -read_column(self.samples_table, LOG_DENSITY)
+            in_order = self.sorted_by([LOG_DENSITY], descending=True)
         elif order != AS_DRAWN:
             name = dict(self._structures())[order.removeprefix(_BY_VOLUME)]
-            keys = read_column(self.samples_table, volume_column(name))
+            in_order = self.sorted_by([volume_column(name)])
         shown = self.sample
         was_modifying = self.browser.StartModify()
-        _reorder(self.sequence, [int(n) + 1 for n in np.argsort(keys, kind="stable")])
+        _reorder(self.sequence, in_order)
         self.browser.SetSelectedItemNumber(self.samples.index(shown))
         self.browser.SetAttribute(_ORDER, order)
         self.browser.EndModify(was_modifying)
+
+    def sorted_by(self, columns: Sequence[str], *, descending: bool = False) -> list[int]:
+        """Return the numbers of the samples, sorted by the sum of columns of the samples' table.
+
+        Samples that the user has removed from the sequence are left out.
+
+        Raises:
+            InputError: if the table was edited, so that it does not have these columns.
+        """
+        present = sorted(self.samples)
+        sums = dict.fromkeys(present, 0.0)
+        for column in columns:
+            values = of_each_sample(self.samples_table, column)
+            for sample in present:
+                if not math.isfinite(values.get(sample, math.nan)):
+                    raise InputError(
+                        f"The table {self.samples_table.GetName()} was edited and has no "
+                        f"{column!r} of sample {sample} any more. Draw samples again."
+                    )
+                sums[sample] += values[sample]
+        return sorted(present, key=lambda sample: -sums[sample] if descending else sums[sample])
 
     def watch(self) -> None:
         """Keep the segments' display also when the user steps with Slicer's own controls.
@@ -538,9 +564,10 @@ def _reorder(sequence, samples: Sequence[int]) -> None:
     its place. So the items are numbered by their old places, then by their new ones, and in the
     end get the values that they had. No value may occur twice on the way.
     """
-    number = len(samples)
+    # Above all numbers that there are: of samples that the user has removed there are none.
+    number = max(samples)
     places = {}
-    for place in range(number):
+    for place in range(len(samples)):
         sample = sequence.GetNthIndexValue(place)
         places[int(sample)] = str(number + 1 + place)
         sequence.UpdateIndexValue(sample, places[int(sample)])

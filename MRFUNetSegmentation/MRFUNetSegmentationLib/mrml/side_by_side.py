@@ -12,7 +12,7 @@ from .hiding import hide, show_hidden
 from .removal import remove_node
 from .samples import SampleSet
 from .segmentations import ensure_display, follow_volume
-from .tables import SAMPLE, read_column
+from .tables import VOLUME_UNIT
 
 MAXIMUM_VIEWS = 4
 # Any number that Slicer does not use for a layout of its own.
@@ -118,10 +118,9 @@ def _spread(samples: SampleSet) -> list[int]:
     if table is None:
         return samples.samples[:MAXIMUM_VIEWS]
     columns = [table.GetTable().GetColumnName(n) for n in range(table.GetNumberOfColumns())]
-    sizes = np.sum([read_column(table, c) for c in columns if c.endswith(" [ml]")], axis=0)
-    numbers = read_column(table, SAMPLE).astype(int)[np.argsort(sizes, kind="stable")]
+    numbers = samples.sorted_by([c for c in columns if c.endswith(VOLUME_UNIT)])
     ranks = np.linspace(0, len(numbers) - 1, min(MAXIMUM_VIEWS, len(numbers)))
-    return [int(n) for n in numbers[np.round(ranks).astype(int)]]
+    return [numbers[rank] for rank in np.round(ranks).astype(int)]
 
 
 def _show_volume(scene, tag: str, volume_node) -> None:

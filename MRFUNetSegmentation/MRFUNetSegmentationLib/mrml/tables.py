@@ -10,16 +10,19 @@ import slicer
 import vtk
 from vtk.util.numpy_support import vtk_to_numpy
 
+from ..errors import InputError
 from ..inference.sampled import SampledResult
 
 SAMPLE, LOG_DENSITY, DISTANCE = "Sample", "Log density", "Distance to consensus"
+# How the names of columns with volumes end.
+VOLUME_UNIT = " [ml]"
 _SHARE = "Share of samples [%]"
 _STRUCTURE, _SEGMENT, _LOW, _HIGH = "Structure", "Segment ID", "5 % [ml]", "95 % [ml]"
 
 
 def volume_column(structure: str) -> str:
     """Return the name of the column with a structure's volumes."""
-    return f"{structure} [ml]"
+    return structure + VOLUME_UNIT
 
 
 def add_samples_table(scene, name: str, result: SampledResult):
@@ -97,6 +100,22 @@ def read_column(table_node, column: str) -> np.ndarray:
         return vtk_to_numpy(array)
     # Tables come as texts from files that have lost their schema.
     return np.array([float(array.GetValue(n)) for n in range(array.GetNumberOfValues())])
+
+
+def of_each_sample(samples_table, column: str) -> dict[int, float]:
+    """Return the numbers of a column by `add_samples_table`, by the number of their sample.
+
+    Raises:
+        InputError: if the table, which users can edit, does not have them.
+    """
+    try:
+        numbers, values = (read_column(samples_table, name) for name in (SAMPLE, column))
+    except (KeyError, ValueError) as error:
+        raise InputError(
+            f"The table {samples_table.GetName()} was edited and has no {column!r} of the samples "
+            "any more. Draw samples again."
+        ) from error
+    return {int(n): float(value) for n, value in zip(numbers, values, strict=True)}
 
 
 def interval(structures_table, segment_id: str) -> tuple[float, float] | None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import qt
 import vtk
 
+from ...errors import MRFUNetError
 from ...mrml.side_by_side import SideBySide
 from ..i18n import _
 from ..observation import Observation
@@ -107,7 +108,11 @@ class SamplesSection:
         self._go(place % self._samples.number + 1)
 
     def _set_order(self, order: str) -> None:
-        self._samples.set_order(order)
+        try:
+            self._samples.set_order(order)
+        except MRFUNetError as error:
+            self._say(error_message(error))
+            self._on_change()
 
     def _play(self, active: bool) -> None:
         browser = self._samples.browser
