@@ -135,6 +135,18 @@ def test_all_samples_as_files(samples, tmp_path, suffix):
         np.testing.assert_array_equal(sitk.GetArrayFromImage(image), sampled_labels(n))
 
 
+def test_files_have_the_numbers_of_the_samples_that_are_left(samples, tmp_path):
+    samples.sequence.RemoveDataNodeAtValue("2")
+    *paths, table = finish(files_in_steps(tmp_path, Series.of_samples(samples)))
+    assert [p.name for p in paths] == [f"sample_00{n}.nii.gz" for n in (1, 3, 4)]
+    for number, path in zip((1, 3, 4), paths, strict=True):
+        np.testing.assert_array_equal(
+            sitk.GetArrayFromImage(sitk.ReadImage(str(path))), sampled_labels(number - 1)
+        )
+    with table.open(encoding="utf-8", newline="") as file:
+        assert [row["sample"] for row in csv.DictReader(file)] == ["1", "3", "4"]
+
+
 def test_samples_are_exported_in_steps(samples, tmp_path):
     fractions = list(files_in_steps(tmp_path, Series.of_samples(samples)))
     assert fractions == sorted(fractions)
@@ -359,7 +371,7 @@ def test_volumes_of_voxels_whose_axes_are_not_at_right_angles(scene, tmp_path, s
     entries = export.entries_of(node)
     expected = {e.segment_id: (phantom() == e.value).sum() * 6e-3 * np.cos(0.35) for e in entries}
     assert volumes_ml(node) == pytest.approx(expected)
-    item = Item("1", node, volume, placed_by=volume, grid=ijk_to_ras(volume))
+    item = Item(1, "1", node, volume, placed_by=volume, grid=ijk_to_ras(volume))
     series = Series("scan", "scan", scene, [item])
     *_, table = finish(files_in_steps(tmp_path, series, ".nrrd"))
     with table.open(encoding="utf-8", newline="") as file:

@@ -41,6 +41,7 @@ class Item:
     """A segmentation of a series.
 
     Attributes:
+        number: of its file.
         index: what tells it from the others, in words.
         segmentation: segmentation node, perhaps in no scene.
         volume: the volume node that it is of, likewise.
@@ -48,6 +49,7 @@ class Item:
         grid: (4, 4) from the volume's voxel indices to the segmentation's own space, mm.
     """
 
+    number: int
     index: str
     segmentation: object
     volume: object
@@ -83,12 +85,11 @@ class Series:
             raise InputError(
                 "The samples' volume was removed, so there is no grid to export them on."
             )
-        numbers = [str(n) for n in sorted(samples.samples)]
         items = []
-        for number in numbers:
-            segmentation = sequence.GetDataNodeAtValue(number)
+        for number in sorted(samples.samples):
+            segmentation = sequence.GetDataNodeAtValue(str(number))
             grid = own_grid(segmentation, volume)
-            items.append(Item(number, segmentation, volume, volume, grid))
+            items.append(Item(number, str(number), segmentation, volume, volume, grid))
         return cls("sample", "sample", volume.GetScene(), items)
 
     @classmethod
@@ -112,7 +113,10 @@ class Series:
         words = sequence.GetIndexName(), sequence.GetIndexUnit()
         name = "_".join(word for word in words if word)
         shown = reference_volume(segmentation_node)
-        items = [Item(*entry, placed_by=shown, grid=ijk_to_ras(entry[2])) for entry in found]
+        items = [
+            Item(n + 1, *entry, placed_by=shown, grid=ijk_to_ras(entry[2]))
+            for n, entry in enumerate(found)
+        ]
         return cls("segmentation", name, segmentation_node.GetScene(), items)
 
 
@@ -169,7 +173,7 @@ def files_in_steps(
     """
     all_entries = _entries(series)
     folder, number = Path(folder), len(series.items)
-    paths = [folder / f"{series.stem}_{n + 1:03}{suffix}" for n in range(number)]
+    paths = [folder / f"{series.stem}_{item.number:03}{suffix}" for item in series.items]
     suffix_of(paths[0])
     paths.append(folder / TABLE)
     existing = [path for path in paths if path.exists()]
