@@ -280,6 +280,13 @@ def test_empty_folder(tmp_path):
     refused(lambda: read_volume_file(tmp_path), "no DICOM series")
 
 
+def test_folder_without_dicom_is_said_by_the_error_alone(tmp_path, capfd):
+    (tmp_path / "notes.txt").write_text("none")
+    refused(lambda: read_volume_file(tmp_path), "no DICOM series")
+    assert capfd.readouterr() == ("", "")
+    assert sitk.ProcessObject.GetGlobalWarningDisplay()
+
+
 def write_dicom(folder, array: np.ndarray, positions, series: str, tilt: float = 0.0) -> None:
     """Write an axial series, a file for each slice, as scanners and archives do.
 

@@ -190,7 +190,7 @@ def _with_lost_values(image: sitk.Image, floats: np.ndarray) -> sitk.Image:
 
 def _read_series(folder: Path, series: str | None) -> tuple[sitk.Image, tuple[str, ...]]:
     """Return the image of a folder of DICOM files and what the user should know of it."""
-    found = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
+    found = _series_in(folder)
     if not found:
         raise InputError(
             f"{folder}: the folder holds no DICOM series. Give a file, or the folder that "
@@ -263,6 +263,16 @@ def _is_damaged_dicom(file: Path) -> bool:
     except RuntimeError:
         return True
     return False
+
+
+def _series_in(folder: Path) -> tuple[str, ...]:
+    # ITK warns, on several lines, of a folder without any; the caller says it in one.
+    shown = sitk.ProcessObject.GetGlobalWarningDisplay()
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    try:
+        return sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
+    finally:
+        sitk.ProcessObject.SetGlobalWarningDisplay(shown)
 
 
 def _files(folder: Path, series: str) -> tuple[str, ...]:
