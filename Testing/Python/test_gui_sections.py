@@ -284,13 +284,12 @@ def test_samples_that_the_user_removes(sampled):
     samples.show(5)
     samples.sequence.RemoveDataNodeAtValue("5")
     process(sampled)
-    sampled.panel.refresh()
+    assert ui.sampleLabel.text() == "Sample 4 of 4"
     ui.nextSampleButton.click()
     process(sampled)
     assert ui.sampleLabel.text() == "Sample 1 of 4"
     samples.sequence.RemoveAllDataNodes()
     process(sampled)
-    sampled.panel.refresh()
     assert not ui.samplesSection.isVisible()
 
 

@@ -80,7 +80,8 @@ class SamplesSection:
             widget.setEnabled(not exploring and self._side_by_side is None)
         display = samples.shown.GetDisplayNode()
         modified = vtk.vtkCommand.ModifiedEvent
-        self._observation.watch([(browser, modified), (display, modified)])
+        watched = browser, display, samples.sequence
+        self._observation.watch([(node, modified) for node in watched])
         with quietly(ui.sampleSlider, ui.playSamplesButton, ui.showSampleCheckBox):
             ui.showSampleCheckBox.setChecked(bool(display and display.GetVisibility()))
             ui.sampleSlider.setMaximum(samples.number)
