@@ -1,6 +1,7 @@
 """How much of a segmentation stays: image and labels are changed alike, and the report says it."""
 
 import csv
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -35,7 +36,7 @@ def labels(image: sitk.Image) -> sitk.Image:
 @pytest.mark.parametrize("name", BY_NAME)
 def test_labels_go_where_the_image_goes(name):
     way = BY_NAME[name]
-    image, moved = way.image(head()), way.labels(labels(head()))
+    image, moved = way.image(head()), way.labels(way.seen(labels(head())))
     assert image.GetSize() == moved.GetSize()
     np.testing.assert_allclose(image.GetSpacing(), moved.GetSpacing())
     np.testing.assert_allclose(image.GetOrigin(), moved.GetOrigin())
@@ -54,7 +55,7 @@ def test_labels_go_where_the_image_goes(name):
 def test_head_turns_about_the_axis_that_is_named(axis):
     name = ("left-right", "front-back", "bottom-top")[axis]
     turned = next(way for n, way in BY_NAME.items() if f"about the {name} axis" in n)
-    before, after = labels(head()), turned.labels(labels(head()))
+    before, after = labels(head()), turned.seen(labels(head()))
     centres = [centre(image) for image in (before, after)]
     moved = np.abs(centres[1] - centres[0])
     assert moved[axis] < 0.3 and np.delete(moved, axis).max() > 1
@@ -109,6 +110,36 @@ def test_a_label_is_that_of_most_of_what_is_averaged():
     image = sitk.GetImageFromArray(array)
     found = sitk.GetArrayFromImage(BY_NAME["sagittal slices of 6 mm"].labels(image))
     assert found.shape == (8, 8, 1) and (found == 2).all()
+
+
+class ThresholdSegmenter:
+    """Gives what is brighter than 25 and 75, as a network would that always knows."""
+
+    def __init__(self, card):
+        self.checkpoint = SimpleNamespace(card=card)
+
+    def segment(self, volume):
+        values = volume.array
+        return SimpleNamespace(labels=(values > 25).astype(np.uint8) + (values > 75))
+
+
+def test_volumes_are_compared_with_those_on_the_scans_own_voxels(tmp_path, tiny_card):
+    """A sheet of 2 mm is not most of a slice of 6 mm, and has its volume for all that."""
+    array = np.zeros((36, 40, 40), np.float32)
+    array[4:32, 4:36, 4:36] = 50
+    array[13:15] = 100  # of each six slices along k, two
+    path = tmp_path / "sheet.nii.gz"
+    image = sitk.GetImageFromArray(array)
+    sitk.WriteImage(image, str(path))
+    found = list(robustness.agreements(path, ThresholdSegmenter(tiny_card)))
+    of = {(a.way, a.structure): a for a in found}
+    names = [c.name for c in tiny_card.segments[:2]]
+    sheet = of["axial slices of 6 mm", names[1]]
+    assert sheet.dice == 1 and sheet.volume == 0, "neither sees it"
+    whole = of["lower third not scanned", names[1]]
+    assert whole.dice == 1 and whole.volume == 1
+    around = of["axial slices of 6 mm", names[0]]
+    assert around.volume > 1.05, "where the sheet was"
 
 
 def test_report_has_the_means_over_the_scans(tmp_path):

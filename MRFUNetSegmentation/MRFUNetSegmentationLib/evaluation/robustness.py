@@ -23,7 +23,7 @@ from ..checkpoints.card import SegmentClass
 from ..checkpoints.load import load_checkpoint
 from ..inference.engine import Segmenter
 from ..inference.image_files import read_image
-from ..inference.volume import Volume
+from ..inference.volume import Geometry, Volume
 from ..training.metrics import dice
 
 # Left-right, front-back and bottom-top are then the axes i, j, k.
@@ -43,11 +43,13 @@ class Otherwise:
     Attributes:
         name: for reports.
         image: from the scan to the changed one.
-        labels: from the scan's label map to one on the changed scan's voxels.
+        seen: from the scan's label map to what of it is in the changed scan's field of view.
+        labels: from that to one on the changed scan's voxels.
     """
 
     name: str
     image: Change
+    seen: Change = lambda labels: labels
     labels: Change = lambda labels: labels
 
 
@@ -59,7 +61,7 @@ def ways() -> list[Otherwise]:
         Otherwise("bias field, 2.7 times from bottom to top", _bias(1.0)),
         Otherwise("coil below, 6 times from top to bottom", _bias(-1.8)),
         *(Otherwise(f"gamma {g:g}", _gamma(g)) for g in (0.6, 1.6)),
-        Otherwise("voxels of 2 mm", *_coarse((2.0, 2.0, 2.0))),
+        _coarse("voxels of 2 mm", (2.0, 2.0, 2.0)),
         *(_thick(axis) for axis in (2, 1, 0)),
         Otherwise("lower third not scanned", _without_lower_third, _without_lower_third),
     ]
@@ -74,8 +76,9 @@ class Agreement:
         scan: names of the scan's folder and file.
         structure: name of the class.
         dice: of the two segmentations of the structure.
-        volume: of the structure in the changed scan, as a share of that in the scan as it is, of
-            what is in both fields of view; NaN if there it is nowhere.
+        volume: of the structure in the changed scan, as a share of what the scan as it is has in
+            the same field of view, on its own voxels: on coarse ones a thin structure is nowhere
+            most of a voxel. NaN if it has nothing.
     """
 
     way: str
@@ -90,19 +93,22 @@ def agreements(scan: Path, segmenter: Segmenter) -> Iterator[Agreement]:
     image = sitk.Cast(sitk.DICOMOrient(read_image(scan), _ORIENTATION), sitk.sitkFloat32)
     plain = _segmented(image, segmenter)
     for way in ways():
-        expected = sitk.GetArrayFromImage(way.labels(plain))
-        found = sitk.GetArrayFromImage(_segmented(way.image(image), segmenter))
+        seen, found = way.seen(plain), _segmented(way.image(image), segmenter)
+        expected = way.labels(seen)
         for c in segmenter.checkpoint.card.segments:
-            yield _agreement(way, scan, c, found == c.value, expected == c.value)
+            had = _ml(seen, c)
+            yield Agreement(
+                way.name,
+                f"{scan.parent.name}/{scan.name}",
+                c.name,
+                dice(*(sitk.GetArrayFromImage(labels) == c.value for labels in (found, expected))),
+                _ml(found, c) / had if had else float("nan"),
+            )
 
 
-def _agreement(
-    way: Otherwise, scan: Path, of: SegmentClass, found: np.ndarray, expected: np.ndarray
-) -> Agreement:
-    share = float(found.sum() / expected.sum()) if expected.any() else float("nan")
-    return Agreement(
-        way.name, f"{scan.parent.name}/{scan.name}", of.name, dice(found, expected), share
-    )
+def _ml(labels: sitk.Image, of: SegmentClass) -> float:
+    marked = np.count_nonzero(sitk.GetArrayViewFromImage(labels) == of.value)
+    return marked * Geometry.from_image(labels).voxel_ml
 
 
 def _segmented(image: sitk.Image, segmenter: Segmenter) -> sitk.Image:
@@ -176,7 +182,7 @@ def _gamma(exponent: float) -> Change:
     return _on_values(lambda values, bright: bright * (values / bright) ** exponent)
 
 
-def _coarse(voxel_size: Sequence[float]) -> tuple[Change, Change]:
+def _coarse(name: str, voxel_size: Sequence[float]) -> Otherwise:
     """Average to voxels of about this size, mm; a label is that of most of what is averaged."""
 
     def factors(image: sitk.Image) -> list[int]:
@@ -193,14 +199,14 @@ def _coarse(voxel_size: Sequence[float]) -> tuple[Change, Change]:
         share = np.stack([sitk.GetArrayFromImage(s) for s in shares])
         return _like(share.argmax(0).astype(np.uint8), shares[0])
 
-    return averaged, most
+    return Otherwise(name, averaged, labels=most)
 
 
 def _thick(axis: int) -> Otherwise:
     name = ("sagittal", "coronal", "axial")[axis]
     voxel_size = [0.0, 0.0, 0.0]
     voxel_size[axis] = 6.0
-    return Otherwise(f"{name} slices of 6 mm", *_coarse(voxel_size))
+    return _coarse(f"{name} slices of 6 mm", voxel_size)
 
 
 def _without_lower_third(image: sitk.Image) -> sitk.Image:
