@@ -753,6 +753,12 @@ class TestRaters:
 
 
 class TestCaseList:
+    def test_help_names_the_example_on_a_line_that_can_be_copied(self, capsys, monkeypatch):
+        monkeypatch.setenv("COLUMNS", "80")
+        with pytest.raises(SystemExit):
+            main(["evaluate", "--help"])
+        assert str(EXAMPLE) in [line.strip() for line in capsys.readouterr().out.splitlines()]
+
     @pytest.mark.parametrize("file", sorted(EXAMPLE.parent.glob("*.toml")), ids=lambda f: f.stem)
     def test_the_examples_are_valid(self, shared_data, file):
         cases = load_case_list(file, shared_data)

@@ -27,9 +27,23 @@ def add_parser(commands) -> argparse.ArgumentParser:
         help="segment the MNI152 T1 average",
         description="Segment the MNI152 T1 average and compare with its tissue priors.",
     )
-    parser.add_argument("-o", "--output", type=Path, default=Path("demo-output"), metavar="DIR")
-    parser.add_argument("--model", default=segment.DEFAULT_MODEL, metavar="NAME|FILE")
-    parser.add_argument("--device", default="auto")
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        default=Path("demo-output"),
+        metavar="DIR",
+        help="folder for the results (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--model",
+        default=segment.DEFAULT_MODEL,
+        metavar="NAME|FILE",
+        help="bundled model or checkpoint file (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default: %(default)s)"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace earlier results in DIR")
     parser.set_defaults(**segment.DEFAULTS)
     return parser

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import textwrap
 from pathlib import Path
 
 from ..errors import InputError, OutputError
@@ -16,11 +17,16 @@ def add_parser(commands) -> argparse.ArgumentParser:
     parser = commands.add_parser(
         "evaluate",
         help="score models on a list of scans",
-        description="Segment every scan of a list by every method and write a report: Dice, 95 % "
-        "Hausdorff distance, surface Dice and volumes against references, agreement between scans "
-        "of one brain, plausibility, samples against several raters, and pictures of all.",
+        # The example's path is to be copied, so it stays on a line of its own.
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=textwrap.fill(
+            "Segment every scan of a list by every method and write a report: Dice, 95 % Hausdorff "
+            "distance, surface Dice and volumes against references, agreement between scans of one "
+            "brain, plausibility, samples against several raters, and pictures of all."
+        ),
+        epilog=f"a list, with comments on its entries:\n  {EXAMPLE}",
     )
-    parser.add_argument("cases", type=Path, help=f"TOML file; an example is {EXAMPLE}")
+    parser.add_argument("cases", type=Path, help="TOML file with the list; see below")
     parser.add_argument(
         "--data", type=Path, required=True, metavar="DIR", help="folder with the list's files"
     )

@@ -30,7 +30,9 @@ def add_parser(commands) -> argparse.ArgumentParser:
     parser.add_argument(
         "-o", "--output", type=Path, required=True, metavar="DIR", help="folder of the run"
     )
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
+    parser.add_argument(
+        "--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default: %(default)s)"
+    )
     parser.add_argument(
         "--minutes", type=float, default=float("inf"), help="stop after this time; resume later"
     )
