@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import sys
 from dataclasses import replace
 from itertools import product
@@ -56,6 +57,8 @@ from MRFUNetSegmentationLib.uncertainty.disagreement import generalised_energy_d
 pytest.importorskip("surface_distance")
 pytest.importorskip("scipy")
 pytest.importorskip("matplotlib")
+
+REPOSITORY = Path(__file__).parents[2]
 
 
 class TestScores:
@@ -765,6 +768,23 @@ class TestCaseList:
         loaded = load_case(cases.cases[0], cases, shared_data)
         assert set(loaded.reference) == set(cases.cases[0].scored or cases.structures)
         assert all(mask.any() for mask in loaded.reference.values())
+
+    @pytest.mark.parametrize("with_raters", [False, True])
+    def test_the_list_of_the_readme_is_valid(self, folder, tmp_path, with_raters):
+        text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+        text = text.split("```toml\n")[1].split("```")[0]
+        if with_raters:
+            text = text.replace("# raters", "raters")
+        (tmp_path / "cases.toml").write_text(text, encoding="utf-8")
+        (tmp_path / "patient1").mkdir()
+        for name in ("T1", "expert", *(("anna", "ben") if with_raters else ())):
+            source = "scan-1" if name == "T1" else "own"
+            shutil.copy(folder / f"{source}.nii.gz", tmp_path / "patient1" / f"{name}.nii.gz")
+        cases = load_case_list(tmp_path / "cases.toml", tmp_path)
+        loaded = load_case(cases.cases[0], cases, tmp_path)
+        for masks in [loaded.reference, loaded.raters] if with_raters else [loaded.reference]:
+            assert set(masks) == {"Grey matter", "White matter"}
+            assert all(mask.any() for mask in masks.values())
 
     @pytest.mark.parametrize(
         ("change", "said"),
