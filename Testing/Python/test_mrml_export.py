@@ -2,6 +2,7 @@
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import ClassVar
@@ -19,6 +20,7 @@ from MRFUNetSegmentationLib.mrml import export, file_grid  # noqa: E402
 from MRFUNetSegmentationLib.mrml.dicom import export_dicom  # noqa: E402
 from MRFUNetSegmentationLib.mrml.export import (  # noqa: E402
     export_file,
+    entries_of,
     export_labelmap_node,
     read_labels,
 )
@@ -688,3 +690,27 @@ def test_seg_nrrd_that_was_cut_short_without_a_word(volume, segmentation, tmp_pa
     with pytest.raises(OutputError, match="came out incomplete"):
         export_file(tmp_path / "out.seg.nrrd", segmentation, volume)
     assert not list(tmp_path.iterdir())
+
+
+def test_segment_copied_from_another_models_result_is_the_users(scene, volume, segmentation):
+    lesion = (CLASSES[0], replace(CLASSES[1], name="Lesion"))
+    labels = np.zeros(phantom().shape, np.uint8)
+    labels[11:13, 1:3, 1:3] = 1
+    other = write_segmentation(labels, lesion, volume)
+    target = segmentation.GetSegmentation()
+    # As the Segmentations module's "Copy/move segments"; the ID is free, so it stays.
+    assert target.CopySegmentFromSegmentation(other.GetSegmentation(), "lesion")
+    expected = phantom()
+    expected[labels == 1] = 4
+    np.testing.assert_array_equal(read_labels(segmentation, volume), expected)
+    write_segmentation(phantom(), CLASSES, volume, segmentation)
+    np.testing.assert_array_equal(read_labels(segmentation, volume), expected)
+
+
+def test_classes_of_two_models_in_a_segmentation_of_the_users(scene, volume, segmentation):
+    lesion = (CLASSES[0], replace(CLASSES[1], name="Lesion"))
+    other = write_segmentation(np.zeros(phantom().shape, np.uint8), lesion, volume)
+    mine = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "Mine")
+    for source, segment_id in ((segmentation, "grey_matter"), (other, "lesion")):
+        mine.GetSegmentation().CopySegmentFromSegmentation(source.GetSegmentation(), segment_id)
+    assert [entry.value for entry in entries_of(mine)] == [1, 2]

@@ -251,7 +251,11 @@ def test_provenance_is_that_of_the_last_run(scene, volume):
     assert node.GetAttribute("MRFUNetSegmentation.Model") == "brain-tissue"
     node.SetAttribute("Reader", "me")
     write_segmentation(phantom(), CLASSES, volume, node, provenance={"Model": "other"})
-    assert read_provenance(node) == {"Model": "other", "LargestClass": "3"}
+    assert read_provenance(node) == {
+        "Model": "other",
+        "LargestClass": "3",
+        "ClassIDs": "grey_matter,white_matter,csf",
+    }
     assert node.GetAttribute("Reader") == "me"
 
 

@@ -73,7 +73,10 @@ def test_segmentations_are_browsed_with_their_volumes(scene, sequence):
     assert scene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode") == 1
     assert list(node.GetSegmentation().GetSegmentIDs()) == list(SEGMENT_IDS)
     assert reference_volume(node) is shown_volume(sequence)
-    assert read_provenance(node) == PROVENANCE | {"LargestClass": "3"}
+    assert read_provenance(node) == PROVENANCE | {
+        "LargestClass": "3",
+        "ClassIDs": ",".join(SEGMENT_IDS),
+    }
     made = sequence_of(node)
     assert (made.GetIndexName(), made.GetIndexUnit()) == ("time", "s")
     assert [made.GetNthIndexValue(n) for n in range(3)] == ["0.0", "1.5", "3.0"]

@@ -87,7 +87,7 @@ def _say_how_made(segmentation_node, undo: ExitStack) -> None:
     model = segmentation_node.GetAttribute(PREFIX + MODEL)
     for segment_id in segmentation.GetSegmentIDs():
         segment = segmentation.GetSegment(segment_id)
-        is_class = class_value(segment_id, segment) is not None
+        is_class = class_value(segmentation_node, segment_id, segment) is not None
         if not is_class or segment.HasTag(_ALGORITHM_TYPE) or not model:
             continue
         for name, value in ((_ALGORITHM_TYPE, "AUTOMATIC"), (_ALGORITHM_NAME, model)):

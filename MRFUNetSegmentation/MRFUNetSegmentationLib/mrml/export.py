@@ -355,7 +355,7 @@ class Entry:
     is_class: bool = True
 
     @classmethod
-    def of_segment(cls, segment_id: str, segment, value: int) -> Entry:
+    def of_segment(cls, segment_id: str, segment, value: int, is_class: bool) -> Entry:
         """Return what a segment says about itself."""
         return cls(
             value=value,
@@ -363,7 +363,7 @@ class Entry:
             name=segment.GetName(),
             color=tuple(segment.GetColor()),
             terminology=tag(segment, segment.GetTerminologyEntryTagName()) or "",
-            is_class=class_value(segment_id, segment) is not None,
+            is_class=is_class,
         )
 
 
@@ -386,18 +386,20 @@ def entries_of_all(segmentation_nodes: Sequence) -> list[list[Entry]]:
         InputError: if there are more segments than values.
     """
     found = [dict(_segments(node)) for node in segmentation_nodes]
-    taken = [class_value(*item) or 0 for segments in found for item in segments.items()]
+    of_classes = [_class_values(node) for node in segmentation_nodes]
+    taken = [value for of_node in of_classes for value in of_node.values()]
     taken += [_largest_class(node) for node in segmentation_nodes]
     free = max(taken, default=0) + 1
     values: dict[str, int] = {}
     entries = []
-    for node, segments in zip(segmentation_nodes, found, strict=True):
+    for node, segments, classes in zip(segmentation_nodes, found, of_classes, strict=True):
         of_node = []
         for segment_id, segment in segments.items():
-            value = class_value(segment_id, segment)
-            if value is None:
-                value = values.setdefault(segment_id, free + len(values))
-            of_node.append(Entry.of_segment(segment_id, segment, value))
+            is_class = segment_id in classes
+            if not is_class:
+                values.setdefault(segment_id, free + len(values))
+            value = classes[segment_id] if is_class else values[segment_id]
+            of_node.append(Entry.of_segment(segment_id, segment, value, is_class))
         if any(entry.value > _LARGEST_VALUE for entry in of_node):
             raise InputError(
                 f"The segmentation {node.GetName()} has too many segments: their values in a label "
@@ -405,6 +407,16 @@ def entries_of_all(segmentation_nodes: Sequence) -> list[list[Entry]]:
             )
         entries.append(sorted(of_node, key=lambda entry: entry.value))
     return entries
+
+
+def _class_values(segmentation_node) -> dict[str, int]:
+    """Values of the segments that are classes, by ID; of two with one value only the first is."""
+    values: dict[str, int] = {}
+    for segment_id, segment in _segments(segmentation_node):
+        value = class_value(segmentation_node, segment_id, segment)
+        if value is not None and value not in values.values():
+            values[segment_id] = value
+    return values
 
 
 def _largest_class(segmentation_node) -> int:

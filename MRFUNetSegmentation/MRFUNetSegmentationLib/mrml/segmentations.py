@@ -36,6 +36,9 @@ SHA256 = "SHA256"
 # Provenance of a segmentation: the largest value of the model's classes, also if that class's
 # segment is removed later, so that its value is free for nothing else.
 LARGEST_CLASS = "LargestClass"
+# Provenance of a segmentation: IDs of the model's segments. Others with the tags of a class were
+# copied from another segmentation: they are the user's.
+CLASS_IDS = "ClassIDs"
 # Provenance of what was made of one item of a sequence: the item's index value.
 ITEM = "Item"
 # Tags of the segments that are this extension's: the class's value, and the segment's own ID. A
@@ -169,7 +172,10 @@ def about(classes: Sequence[SegmentClass], volume_node=None) -> dict[str, str]:
         classes: of the model.
         volume_node: that was segmented; None for one that is an item of a sequence itself.
     """
-    found = {LARGEST_CLASS: str(max((c.value for c in classes), default=0))}
+    found = {
+        LARGEST_CLASS: str(max((c.value for c in classes), default=0)),
+        CLASS_IDS: ",".join(c.segment_id for c in classes if not c.background),
+    }
     item = shown_index(volume_node) if volume_node is not None else None
     return found if item is None else {**found, ITEM: item}
 
@@ -211,10 +217,9 @@ def _check_output(node, classes: Sequence[SegmentClass], volume_node) -> None:
     if node.GetScene() is not volume_node.GetScene():
         raise InputError(f"The segmentation {name} is no longer in the scene. Choose another one.")
     check_label_maps(node)
-    segmentation = node.GetSegmentation()
     # Segments drawn on this volume go where it goes; those of another one would be displaced.
     if (
-        _segments_of_others(segmentation, classes)
+        _segments_of_others(node, classes)
         and reference_volume(node) is not volume_node
         and node.GetParentTransformNode() is not volume_node.GetParentTransformNode()
     ):
@@ -257,10 +262,10 @@ def _replace_segments(node, image, classes: Sequence[SegmentClass], derived: Seq
     segmentation = node.GetSegmentation()
     if segmentation.GetSourceRepresentationName() != BINARY_LABELMAP:
         segmentation.SetSourceRepresentationName(BINARY_LABELMAP)
-    _detach_other_segments(segmentation, _segments_of_others(segmentation, classes))
+    _detach_other_segments(segmentation, _segments_of_others(node, classes))
     for segment_class in classes:
         set_segment(segmentation, segment_class, image)
-    _remove_old_classes(segmentation, classes)
+    _remove_old_classes(node, classes)
     # Tells the segmentation that its content changed: it drops the surfaces of the old content.
     image.Modified()
     for name in derived:
@@ -301,8 +306,18 @@ def tag_class(segment, segment_id: str, value: int) -> None:
     segment.SetTag(_ID_TAG, segment_id)
 
 
-def class_value(segment_id: str, segment) -> int | None:
-    """Return the value of the class that a segment is; None for one that the user has added."""
+def class_value(node, segment_id: str, segment) -> int | None:
+    """Return the value of the class that a segment is; None for one that the user has added.
+
+    Args:
+        node: the segmentation node that the segment is of, which knows the IDs of its classes; one
+            of an older scene, or from a file, does not, and then the segment's tags count.
+        segment_id: of the segment.
+        segment: the segment.
+    """
+    ids = node.GetAttribute(PREFIX + CLASS_IDS)
+    if ids is not None and segment_id not in ids.split(","):
+        return None
     value = tag(segment, CLASS_TAG)
     # Segments of older scenes have no tag with their ID.
     if value is None or tag(segment, _ID_TAG) not in (None, segment_id):
@@ -310,25 +325,27 @@ def class_value(segment_id: str, segment) -> int | None:
     return int(value)
 
 
-def _remove_old_classes(segmentation, classes: Sequence[SegmentClass]) -> None:
+def _remove_old_classes(node, classes: Sequence[SegmentClass]) -> None:
+    segmentation = node.GetSegmentation()
     kept = {c.segment_id for c in classes}
     for segment_id in segmentation.GetSegmentIDs():
         segment = segmentation.GetSegment(segment_id)
-        if segment_id not in kept and class_value(segment_id, segment) is not None:
+        if segment_id not in kept and class_value(node, segment_id, segment) is not None:
             # A removed segment is erased from the label map that it shares: not from the old
             # one, which an undo needs whole.
             segment.AddRepresentation(BINARY_LABELMAP, slicer.vtkOrientedImageData())
             segmentation.RemoveSegment(segment_id)
 
 
-def _segments_of_others(segmentation, classes: Sequence[SegmentClass]) -> set[str]:
-    """IDs of the segments that no run of this extension has made or is to make."""
+def _segments_of_others(node, classes: Sequence[SegmentClass]) -> set[str]:
+    """IDs of the node's segments that no run of this extension has made or is to make."""
+    segmentation = node.GetSegmentation()
     ours = {c.segment_id for c in classes}
     return {
         segment_id
         for segment_id in segmentation.GetSegmentIDs()
         if segment_id not in ours
-        and class_value(segment_id, segmentation.GetSegment(segment_id)) is None
+        and class_value(node, segment_id, segmentation.GetSegment(segment_id)) is None
     }
 
 
@@ -356,15 +373,15 @@ def _detach_other_segments(segmentation, others: set[str]) -> None:
             segmentation.GetSegment(segment_id).AddRepresentation(BINARY_LABELMAP, copy)
 
 
-def copy_other_segments(source, target, classes: Sequence[SegmentClass]) -> None:
+def copy_other_segments(node, target, classes: Sequence[SegmentClass]) -> None:
     """Add copies of the segments that no run of this extension has made to another segmentation.
 
     Args:
-        source: vtkSegmentation of label maps; it stays as it is.
+        node: segmentation node with label maps; it stays as it is.
         target: vtkSegmentation of label maps.
         classes: whose segments the target has; segments with their IDs are left out.
     """
-    others = _segments_of_others(source, classes)
+    source, others = node.GetSegmentation(), _segments_of_others(node, classes)
     copy = slicer.vtkSegmentation()
     copy.DeepCopy(source)
     _detach_other_segments(copy, others)

@@ -242,7 +242,7 @@ class SegmentationSequence:
             item = old.GetDataNodeAtValue(self._sequence.GetNthIndexValue(n))
             if item is not None:
                 target = self._sequence.GetNthDataNode(n).GetSegmentation()
-                copy_other_segments(item.GetSegmentation(), target, self._classes)
+                copy_other_segments(item, target, self._classes)
 
 
 def _show(browser, sequence, node) -> None:
