@@ -23,7 +23,10 @@ from MRFUNetSegmentationLib.mrml.export_series import (  # noqa: E402
 from MRFUNetSegmentationLib.mrml.geometry import ijk_to_ras  # noqa: E402
 from MRFUNetSegmentationLib.mrml.results import volumes_ml  # noqa: E402
 from MRFUNetSegmentationLib.mrml.samples import write_samples  # noqa: E402
-from MRFUNetSegmentationLib.mrml.segmentations import write_segmentation  # noqa: E402
+from MRFUNetSegmentationLib.mrml.segmentations import (  # noqa: E402
+    label_image,
+    write_segmentation,
+)
 from MRFUNetSegmentationLib.mrml.sequences import (  # noqa: E402
     SegmentationSequence,
     VolumeSequence,
@@ -389,3 +392,27 @@ def test_volume_that_was_emptied_during_an_export_is_said(samples, volume, tmp_p
     with pytest.raises(InputError, match="has no voxels"):
         finish(steps)
     assert not list(tmp_path.iterdir())
+
+
+def test_segments_of_one_name_are_one_structure(sequences, scene, tmp_path):
+    sequence = add_sequence(scene, [phantom().astype(np.float32)] * 3, [OBLIQUE] * 3)
+    volumes = VolumeSequence.of(sequence)
+    new = SegmentationSequence(volumes, CLASSES, {"Model": "tiny"})
+    for _ in range(3):
+        new.add(phantom())
+    node = new.put(None, ExitStack())
+    for n in range(3):
+        volumes.browser.SetSelectedItemNumber(n)
+        sequences.UpdateProxyNodesFromSequences(volumes.browser)
+        # As the Segment Editor's "Add", which gives each an ID of its own.
+        segment_id = node.GetSegmentation().AddEmptySegment("", "Tumour")
+        segment = node.GetSegmentation().GetSegment(segment_id)
+        labels = np.zeros(phantom().shape, np.uint8)
+        labels[0, : n + 1, :3] = 1
+        segment.AddRepresentation("Binary labelmap", label_image(labels, volumes.volume))
+        segment.SetLabelValue(1)
+    *paths, table = finish(files_in_steps(tmp_path / "new", Series.of_sequence(node)))
+    for n, path in enumerate(paths):
+        assert (sitk.GetArrayFromImage(sitk.ReadImage(str(path))) == 4).sum() == 3 * (n + 1)
+    header = table.read_text(encoding="utf-8").splitlines()[0]
+    assert header == "time_s,grey_matter_ml,white_matter_ml,csf_ml,Tumour_ml"

@@ -380,7 +380,8 @@ def entries_of_all(segmentation_nodes: Sequence) -> list[list[Entry]]:
     """Entries of the segments of each of several segmentations, in the order of their values.
 
     Segments of the user get the values after those of all classes, in the order in which they are
-    found; those with the same ID get the same value.
+    found; those with the same name get the same value, for their IDs are of one segmentation only.
+    Where two of one segmentation have the same name, it is those with the same ID.
 
     Raises:
         InputError: if there are more segments than values.
@@ -393,12 +394,14 @@ def entries_of_all(segmentation_nodes: Sequence) -> list[list[Entry]]:
     values: dict[str, int] = {}
     entries = []
     for node, segments, classes in zip(segmentation_nodes, found, of_classes, strict=True):
+        names = [s.GetName() for i, s in segments.items() if i not in classes]
         of_node = []
         for segment_id, segment in segments.items():
             is_class = segment_id in classes
+            key = segment.GetName() if names.count(segment.GetName()) == 1 else segment_id
             if not is_class:
-                values.setdefault(segment_id, free + len(values))
-            value = classes[segment_id] if is_class else values[segment_id]
+                values.setdefault(key, free + len(values))
+            value = classes[segment_id] if is_class else values[key]
             of_node.append(Entry.of_segment(segment_id, segment, value, is_class))
         if any(entry.value > _LARGEST_VALUE for entry in of_node):
             raise InputError(

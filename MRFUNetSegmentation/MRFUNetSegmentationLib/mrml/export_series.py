@@ -227,36 +227,36 @@ def _labels(item: Item, entries: Sequence[Entry]) -> np.ndarray:
     return merged_labels(item.segmentation, grid, entries)
 
 
-def _columns(all_entries: Sequence[Sequence[Entry]]) -> dict[str, str]:
-    """Return the names of the table's columns by segment ID.
+def _columns(all_entries: Sequence[Sequence[Entry]]) -> dict[int, str]:
+    """Return the names of the table's columns by the segments' value.
 
     Segments of the user are called by their names, for their IDs say nothing; unless two have the
     same.
     """
-    first = {entry.segment_id: entry for entries in reversed(all_entries) for entry in entries}
+    first = {entry.value: entry for entries in reversed(all_entries) for entry in entries}
     found = sorted(first.values(), key=lambda entry: entry.value)
-    columns: dict[str, str] = {}
+    columns: dict[int, str] = {}
     for entry in found:
         name = entry.segment_id if entry.is_class else entry.name
         taken = name in columns.values() or any(name == e.segment_id for e in found if e != entry)
-        columns[entry.segment_id] = entry.segment_id if taken else name
+        columns[entry.value] = entry.segment_id if taken else name
     return columns
 
 
-def _volumes_ml(labels: np.ndarray, volume_node, entries: Sequence[Entry]) -> dict[str, float]:
-    """Return the volume of each segment, by its ID."""
+def _volumes_ml(labels: np.ndarray, volume_node, entries: Sequence[Entry]) -> dict[int, float]:
+    """Return the volume of each segment, by its value."""
     counts = np.bincount(labels.ravel(), minlength=256)
     ml = exact_geometry(ijk_to_ras(volume_node), volume_node.GetImageData()).voxel_ml
-    return {entry.segment_id: float(counts[entry.value]) * ml for entry in entries}
+    return {entry.value: float(counts[entry.value]) * ml for entry in entries}
 
 
 def _write_table(
-    path: Path, series: Series, columns: dict[str, str], volumes: Sequence[dict[str, float]]
+    path: Path, series: Series, columns: dict[int, str], volumes: Sequence[dict[int, float]]
 ) -> None:
     """Write volumes in ml, a row for each item; a segment that an item lacks has an empty cell."""
     with path.open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
         table.writerow([series.index_name, *(f"{name}_ml" for name in columns.values())])
         for item, ml in zip(series.items, volumes, strict=True):
-            cells = [f"{ml[s]:.3f}" if s in ml else "" for s in columns]
+            cells = [f"{ml[value]:.3f}" if value in ml else "" for value in columns]
             table.writerow([item.index, *cells])
