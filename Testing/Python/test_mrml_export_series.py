@@ -416,3 +416,25 @@ def test_segments_of_one_name_are_one_structure(sequences, scene, tmp_path):
         assert (sitk.GetArrayFromImage(sitk.ReadImage(str(path))) == 4).sum() == 3 * (n + 1)
     header = table.read_text(encoding="utf-8").splitlines()[0]
     assert header == "time_s,grey_matter_ml,white_matter_ml,csf_ml,Tumour_ml"
+
+
+def test_samples_of_an_item_are_not_brought_onto_another_one(sequences, scene, tiny_card):
+    there = translation(40, -25, 10) @ OBLIQUE @ np.diag([2.0, 2, 2, 1])
+    sequence = add_sequence(scene, [phantom().astype(np.float32)] * 2, [OBLIQUE, there])
+    volume, browser = shown_volume(sequence), browser_of(sequence)
+    samples = write_samples(sampled_result(tiny_card), volume, overlays=[])
+    before, after = [0.0] * 6, [0.0] * 6
+    samples.keep().GetRASBounds(before)
+    browser.SetSelectedItemNumber(1)
+    sequences.UpdateProxyNodesFromSequences(browser)
+    samples.keep().GetRASBounds(after)
+    np.testing.assert_allclose(after, before)
+    for act in (
+        lambda: Series.of_samples(samples),
+        lambda: export.read_labels(samples.consensus, volume),
+    ):
+        with pytest.raises(InputError, match=r"of item 0\.0 .* item 1\.5 now"):
+            act()
+    browser.SetSelectedItemNumber(0)
+    sequences.UpdateProxyNodesFromSequences(browser)
+    assert len(Series.of_samples(samples).items) == samples.number

@@ -28,8 +28,10 @@ from .segmentations import (
     GEOMETRY_PARAMETER,
     LARGEST_CLASS,
     PREFIX,
+    check_item,
     class_value,
     ensure_display,
+    reference_volume,
     tag,
     tag_class,
 )
@@ -62,6 +64,8 @@ def read_labels(segmentation_node, volume_node) -> np.ndarray:
     """
     check_segmentation_node(segmentation_node)
     check_volume_node(volume_node)
+    if reference_volume(segmentation_node) is volume_node:
+        check_item(segmentation_node, volume_node)
     return merged_labels(segmentation_node, volume_node, entries_of(segmentation_node))
 
 

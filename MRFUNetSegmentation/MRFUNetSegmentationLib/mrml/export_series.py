@@ -25,7 +25,7 @@ from .export import (
 from .file_grid import VOLUME, on_grid
 from .geometry import exact_geometry, ijk_to_ras, to_vtk
 from .samples import SampleSet
-from .segmentations import own_grid, reference_volume
+from .segmentations import check_item, own_grid, reference_volume
 from .sequences import segmented_items
 from .volumes import check_volume_node
 
@@ -78,7 +78,7 @@ class Series:
         """Return all samples, in the order drawn.
 
         Raises:
-            InputError: if their volume was removed.
+            InputError: if their volume was removed, or shows another item of its sequence.
         """
         volume, sequence = samples.volume, samples.sequence
         if volume is None:
@@ -88,6 +88,7 @@ class Series:
         items = []
         for number in sorted(samples.samples):
             segmentation = sequence.GetDataNodeAtValue(str(number))
+            check_item(segmentation, volume)
             grid = own_grid(segmentation, volume)
             items.append(Item(number, str(number), segmentation, volume, volume, grid))
         return cls("sample", "sample", volume.GetScene(), items)

@@ -37,6 +37,7 @@ from .segmentations import (
     check_labels,
     ensure_display,
     follow_volume,
+    is_of_shown_item,
     label_image,
     provenance_of,
     put_segmentation,
@@ -286,7 +287,9 @@ class SampleSet:
             node.CopyContent(shown)
             node.GetDisplayNode().CopyContent(shown.GetDisplayNode())
             node.GetDisplayNode().SetVisibility(True)
-            follow_volume(node, volume_node, undo)
+            # Not to where another item of the volume's sequence lies.
+            is_there = is_of_shown_item(shown, volume_node)
+            follow_volume(node, volume_node, undo, move_segments=is_there)
             set_provenance(node, read_provenance(shown), undo)
             place_beside(node, volume_node, undo)
             undo.pop_all()

@@ -472,6 +472,30 @@ def reference_volume(segmentation_node):
     return segmentation_node.GetNodeReference(role)
 
 
+def is_of_shown_item(node, volume_node) -> bool:
+    """Return whether a volume node shows what a result was made of, and no other item."""
+    item, shown = read_provenance(node).get(ITEM), shown_index(volume_node)
+    return None in (item, shown) or item == shown
+
+
+def check_item(node, volume_node) -> None:
+    """Check that a volume node of a sequence shows the item that a result was made of.
+
+    Args:
+        node: the result.
+        volume_node: the volume node that it was made of.
+
+    Raises:
+        InputError: if it shows another one, which may lie elsewhere and have other voxels.
+    """
+    if not is_of_shown_item(node, volume_node):
+        item, shown = read_provenance(node)[ITEM], shown_index(volume_node)
+        raise InputError(
+            f"{node.GetName()} is of item {item} of the sequence of which {volume_node.GetName()} "
+            f"shows item {shown} now. Show item {item}, then try again."
+        )
+
+
 def follow_volume(node, volume_node, undo: ExitStack, *, move_segments: bool = True) -> None:
     """Put the segmentation in the volume's space, and tie its grid to the volume's.
 

@@ -11,7 +11,7 @@ from ..errors import InputError
 from .hiding import hide, show_hidden
 from .removal import remove_node
 from .samples import SampleSet
-from .segmentations import ensure_display, follow_volume
+from .segmentations import check_item, ensure_display, follow_volume
 from .tables import VOLUME_UNIT
 
 MAXIMUM_VIEWS = 4
@@ -49,6 +49,7 @@ class SideBySide:
         volume_node = samples.volume
         if volume_node is None:
             raise InputError("The samples' volume was removed, so there is nothing to compare.")
+        check_item(samples.sequence.GetNthDataNode(0), volume_node)
         scene = volume_node.GetScene()
         layout = scene.GetFirstNodeByClass("vtkMRMLLayoutNode")
         # The application makes the views that a layout names.
