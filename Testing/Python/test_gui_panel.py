@@ -607,3 +607,27 @@ def test_timer_runs_only_during_a_run(harness, volume):
     assert harness.panel._timer.isActive()
     harness.wait_for_end()
     harness.wait(lambda: not harness.panel._timer.isActive(), 2)
+
+
+def test_scene_saved_at_another_item_does_not_overwrite(harness, scene, sequences):
+    sequence = add_sequence(scene, [blobs(1), blobs(2)], [MATRIX] * 2)
+    harness.parameters.inputVolume = shown_volume(sequence)
+    harness.apply()
+    harness.wait_for_end()
+    assert harness.parameters.outputSegmentation is not None
+    harness.panel.leave()
+    browser_of(sequence).SetSelectedItemNumber(1)
+    # As the scene that is saved now is closed, and loaded.
+    harness.panel.forget_scene()
+    harness.panel.set_parameters(harness.parameters)
+    assert harness.parameters.outputSegmentation is None
+
+
+def test_loaded_scenes_output_stays_where_it_fits(harness, volume):
+    harness.panel.follow_scene()
+    harness.apply()
+    harness.wait_for_end()
+    output = harness.parameters.outputSegmentation
+    harness.panel.forget_scene()
+    harness.panel.set_parameters(harness.parameters)
+    assert harness.parameters.outputSegmentation is output

@@ -196,11 +196,14 @@ class Panel:
         of_what = volume, self._input.sequence, self._input.item, parameters.model, model.sha256
         choices = (of_what, parameters.device, parameters.replaceNonFinite)
         before, self._choices = self._choices, choices
-        if not before or choices == before:
+        if choices == before:
             return
-        if not self._controller.running:
+        if before and not self._controller.running:
             self._controller.outcome = None
-        if of_what == before[0] or not volume:
+        # In a scene that was loaded, too: since the last look at it the browser may have stepped,
+        # or the model have been replaced by a newer one.
+        made_here = output is not None and MODEL in read_provenance(output)
+        if not volume or (of_what == before[0] if before else not made_here):
             return
         # The next result must not overwrite that of something else.
         which = model.chosen.name, model.sha256, self._input.sequence is not None
