@@ -19,8 +19,8 @@ from MRFUNetSegmentationLib.inference.volume import Geometry  # noqa: E402
 from MRFUNetSegmentationLib.mrml import export, file_grid  # noqa: E402
 from MRFUNetSegmentationLib.mrml.dicom import export_dicom  # noqa: E402
 from MRFUNetSegmentationLib.mrml.export import (  # noqa: E402
-    export_file,
     entries_of,
+    export_file,
     export_labelmap_node,
     read_labels,
 )

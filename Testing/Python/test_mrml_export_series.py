@@ -438,3 +438,18 @@ def test_samples_of_an_item_are_not_brought_onto_another_one(sequences, scene, t
     browser.SetSelectedItemNumber(0)
     sequences.UpdateProxyNodesFromSequences(browser)
     assert len(Series.of_samples(samples).items) == samples.number
+
+
+def test_samples_of_an_item_are_exported_beside_another_one_of_the_same_voxels(
+    sequences, scene, tiny_card, tmp_path
+):
+    sequence = add_sequence(scene, [phantom().astype(np.float32)] * 2, [OBLIQUE] * 2)
+    volume, browser = shown_volume(sequence), browser_of(sequence)
+    samples = write_samples(sampled_result(tiny_card), volume, overlays=[])
+    before = export.read_labels(samples.consensus, volume)
+    browser.SetSelectedItemNumber(1)
+    sequences.UpdateProxyNodesFromSequences(browser)
+    np.testing.assert_array_equal(export.read_labels(samples.consensus, volume), before)
+    assert before.any()
+    paths = finish(files_in_steps(tmp_path / "new", Series.of_samples(samples)))
+    assert len(paths) == samples.number + 1

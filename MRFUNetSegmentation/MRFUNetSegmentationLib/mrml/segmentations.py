@@ -479,21 +479,22 @@ def is_of_shown_item(node, volume_node) -> bool:
 
 
 def check_item(node, volume_node) -> None:
-    """Check that a volume node of a sequence shows the item that a result was made of.
+    """Check that a volume node of a sequence shows what a result was made of, or voxels as there.
 
     Args:
         node: the result.
         volume_node: the volume node that it was made of.
 
     Raises:
-        InputError: if it shows another one, which may lie elsewhere and have other voxels.
+        InputError: if it shows another item, which has other voxels or lies elsewhere.
     """
-    if not is_of_shown_item(node, volume_node):
-        item, shown = read_provenance(node)[ITEM], shown_index(volume_node)
-        raise InputError(
-            f"{node.GetName()} is of item {item} of the sequence of which {volume_node.GetName()} "
-            f"shows item {shown} now. Show item {item}, then try again."
-        )
+    if is_of_shown_item(node, volume_node) or _has_grid_of(node, volume_node):
+        return
+    item, shown = read_provenance(node)[ITEM], shown_index(volume_node)
+    raise InputError(
+        f"{node.GetName()} is of item {item} of the sequence of which {volume_node.GetName()} "
+        f"shows item {shown} now, and that has other voxels. Show item {item}, then try again."
+    )
 
 
 def follow_volume(node, volume_node, undo: ExitStack, *, move_segments: bool = True) -> None:
@@ -527,12 +528,29 @@ def own_grid(node, volume_node) -> np.ndarray:
     As it was when the segmentation was made of the volume, of which it may be a copy in no scene;
     the volume's present one if the segmentation says nothing of that.
     """
+    grid = _stored_grid(node)
+    if grid and grid[1] == volume_node.GetImageData().GetExtent():
+        return grid[0]
+    return ijk_to_ras(volume_node)
+
+
+def _has_grid_of(node, volume_node) -> bool:
+    """Return whether a segmentation was made on voxels that lie where those of a volume do."""
+    grid = _stored_grid(node)
+    if grid is None or grid[1] != volume_node.GetImageData().GetExtent():
+        return False
+    return np.allclose(grid[0], ijk_to_ras(volume_node), rtol=0, atol=_SAME_PLACE)
+
+
+def _stored_grid(node) -> tuple[np.ndarray, tuple[int, ...]] | None:
+    """Return matrix and extent of the voxels that a segmentation was made on, if it says so."""
     text = node.GetSegmentation().GetConversionParameter(GEOMETRY_PARAMETER)
     matrix, extent = vtk.vtkMatrix4x4(), [0, -1] * 3
-    if text and slicer.vtkSegmentationConverter.DeserializeImageGeometry(text, matrix, extent):
-        if tuple(extent) == volume_node.GetImageData().GetExtent():
-            return to_numpy(matrix)
-    return ijk_to_ras(volume_node)
+    if not text or not slicer.vtkSegmentationConverter.DeserializeImageGeometry(
+        text, matrix, extent
+    ):
+        return None
+    return to_numpy(matrix), tuple(extent)
 
 
 def _move_segments(segmentation, movement: np.ndarray) -> None:
