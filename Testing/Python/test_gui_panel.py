@@ -623,11 +623,16 @@ def test_scene_saved_at_another_item_does_not_overwrite(harness, scene, sequence
     assert harness.parameters.outputSegmentation is None
 
 
-def test_loaded_scenes_output_stays_where_it_fits(harness, volume):
+@pytest.mark.parametrize("model_is_there", [True, False])
+def test_loaded_scenes_output_stays_where_it_fits(harness, volume, model_is_there):
     harness.panel.follow_scene()
     harness.apply()
     harness.wait_for_end()
     output = harness.parameters.outputSegmentation
+    harness.panel.leave()
     harness.panel.forget_scene()
+    if not model_is_there:
+        harness.parameters.model = "/no/such.safetensors"
+        harness.parameters.outputSegmentation = output
     harness.panel.set_parameters(harness.parameters)
     assert harness.parameters.outputSegmentation is output

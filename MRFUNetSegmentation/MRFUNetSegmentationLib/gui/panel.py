@@ -201,9 +201,10 @@ class Panel:
         if before and not self._controller.running:
             self._controller.outcome = None
         # In a scene that was loaded, too: since the last look at it the browser may have stepped,
-        # or the model have been replaced by a newer one.
+        # or the model have been replaced by a newer one. One that is missing overwrites nothing.
         made_here = output is not None and MODEL in read_provenance(output)
-        if not volume or (of_what == before[0] if before else not made_here):
+        may_overwrite = of_what != before[0] if before else made_here and model.sha256 is not None
+        if not volume or not may_overwrite:
             return
         # The next result must not overwrite that of something else.
         which = model.chosen.name, model.sha256, self._input.sequence is not None
