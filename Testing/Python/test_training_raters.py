@@ -147,6 +147,20 @@ def test_masks_as_programs_for_pictures_write_them(data):
     assert case.masks.max() == 1
 
 
+@pytest.mark.parametrize("suffix", ["mhd", "nhdr", "hdr", "img.gz"])
+def test_files_whose_voxels_lie_in_another_one_count_once(data, suffix):
+    for name in ("images/case1", "raters/case1/cautious"):
+        image = sitk.ReadImage(str(data / f"{name}.nii.gz"))
+        sitk.WriteImage(image, str(data / f"{name}.{suffix}"), useCompression=suffix == "mhd")
+        (data / f"{name}.nii.gz").unlink()
+    assert len(list((data / "images").glob("case1.*"))) == 2
+    config = load_config(config_file(data, ("held_back = []", 'held_back = ["case1"]')))
+    ((image, masks),) = held_back(config, data).values()
+    assert image.startswith("images/case1.") and len(masks) == 2
+    case = read_rater_cases(load_config(config_file(data)), data).training[0]
+    assert (case.name, len(case.masks)) == ("case1", 2) and case.masks.any(-1).any()
+
+
 def test_images_are_taken_whole_where_no_shape_is_given(data, tmp_path):
     """As the networks see them later, which pad what they cannot halve themselves."""
     assert "\nshape" not in CONFIG.read_text(encoding="utf-8")

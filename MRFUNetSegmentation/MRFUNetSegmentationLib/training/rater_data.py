@@ -42,6 +42,8 @@ from .masks import OTHER_PLACE, SAME_PLACE, beside, whole_numbers
 WHITE = 255
 # Files that systems put into folders.
 _FOREIGN = ("thumbs.db", "desktop.ini")
+# Suffixes of files that hold only voxels, and those of the headers that name them.
+_HEADERS = {".raw": (".mhd", ".nhdr"), ".zraw": (".mhd",), ".img": (".hdr",)}
 # So much less than their voxels' sizes lie files apart that are meant to be on one grid, mm.
 _SAME = 0.01
 
@@ -232,7 +234,7 @@ def _mask_folders(config: TrainingConfig, data: Path) -> dict[str, Path]:
 def _images(folder: Path) -> dict[str, Path]:
     images: dict[str, Path] = {}
     for path in _files(folder, "Put the images there, or correct raters.images."):
-        name = _composed(Path(path.name.removesuffix(".gz")).stem)
+        name = _composed(Path(_uncompressed(path)).stem)
         if name in images:
             raise InputError(
                 f"{folder}: {images[name].name} and {path.name} are both called {name}. "
@@ -252,7 +254,22 @@ def _files(folder: Path, remedy: str) -> list[Path]:
         )
     if not entries:
         raise InputError(f"{folder}: the folder holds no files. {remedy}")
-    return entries
+    return _without_voxels(entries)
+
+
+def _without_voxels(files: Sequence[Path]) -> list[Path]:
+    """Return the files but for those of voxels whose header is one of the files."""
+    names = {_uncompressed(file).lower() for file in files}
+
+    def is_voxels(file: Path) -> bool:
+        name = Path(_uncompressed(file).lower())
+        return any(name.stem + header in names for header in _HEADERS.get(name.suffix, ()))
+
+    return [file for file in files if not is_voxels(file)]
+
+
+def _uncompressed(file: Path) -> str:
+    return file.name.removesuffix(".gz")
 
 
 def _entries(folder: Path) -> list[Path]:
