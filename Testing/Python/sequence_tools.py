@@ -1,6 +1,7 @@
 """Sequences of volumes in a real scene, for tests."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -44,3 +45,22 @@ def browser_of(sequence):
 def shown_volume(sequence):
     """Return the volume node that shows an item of a sequence."""
     return browser_of(sequence).GetProxyNode(sequence)
+
+
+def read_again(sequence, folder: Path):
+    """Write a sequence as a saved scene has it, and return a new one that was read from there."""
+    import slicer
+
+    scene = sequence.GetScene()
+    cache = slicer.vtkCacheManager()
+    cache.SetRemoteCacheDirectory(str(folder))
+    manager = slicer.vtkDataIOManager()
+    manager.SetCacheManager(cache)
+    scene.SetDataIOManager(manager)
+    file = str(folder / f"{sequence.GetName()}.seq.mrb")
+    sequence.AddDefaultStorageNode()
+    sequence.GetStorageNode().SetFileName(file)
+    assert sequence.GetStorageNode().WriteData(sequence)
+    read = scene.AddNewNodeByClass("vtkMRMLSequenceNode")
+    assert sequence.GetStorageNode().ReadData(read)
+    return read

@@ -53,6 +53,7 @@ from mrml_scene import (  # noqa: E402
 from sequence_tools import (  # noqa: E402
     add_sequence,
     browser_of,
+    read_again,
     shown_volume,
 )
 from test_mrml_segmentations import state  # noqa: E402
@@ -204,6 +205,16 @@ def test_samples_lie_on_a_turned_volume(volume, result):
         samples.show(number)
         assert samples.shown.GetParentTransformNode() is transform
         np.testing.assert_array_equal(shown_labels(samples), sampled_labels(number - 1))
+
+
+@pytest.mark.parametrize("name", ["Head & neck", "T1 [brain]"])
+def test_samples_are_read_from_a_saved_scene_whatever_the_scan_is_called(
+    volume, result, tmp_path, name
+):
+    volume.SetName(name)
+    sequence = read_again(write_samples(result, volume).sequence, tmp_path)
+    assert sequence.GetNumberOfDataNodes() == NUMBER
+    assert sequence.GetNthDataNode(2).GetSegmentation().GetNumberOfSegments() == len(SEGMENT_IDS)
 
 
 def test_image_whose_indices_do_not_begin_at_zero(volume, result):

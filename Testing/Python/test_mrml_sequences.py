@@ -26,6 +26,7 @@ from mrml_scene import CLASSES, OBLIQUE, SEGMENT_IDS, add_volume, phantom, trans
 from sequence_tools import (  # noqa: E402
     add_sequence,
     browser_of,
+    read_again,
     shown_volume,
 )
 from test_mrml_segmentations import state  # noqa: E402
@@ -80,6 +81,19 @@ def test_segmentations_are_browsed_with_their_volumes(scene, sequence):
     made = sequence_of(node)
     assert (made.GetIndexName(), made.GetIndexUnit()) == ("time", "s")
     assert [made.GetNthIndexValue(n) for n in range(3)] == ["0.0", "1.5", "3.0"]
+
+
+@pytest.mark.parametrize("name", ["Head & neck", "T1 [brain]"])
+def test_segmentations_are_read_from_a_saved_scene_whatever_the_scans_are_called(
+    sequence, tmp_path, name
+):
+    shown_volume(sequence).SetName(name)
+    for n in range(len(SHAPES)):
+        sequence.GetNthDataNode(n).SetName(name)
+    node, _undo = put(sequence)
+    read = read_again(sequence_of(node), tmp_path)
+    assert read.GetNumberOfDataNodes() == len(SHAPES)
+    assert read.GetNthDataNode(2).GetSegmentation().GetNumberOfSegments() == len(SEGMENT_IDS)
 
 
 def test_nothing_is_in_the_scene_before_all_are_done(scene, sequence):

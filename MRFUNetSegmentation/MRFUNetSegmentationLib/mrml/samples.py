@@ -27,7 +27,7 @@ from ..inference.sampled import (
 from .browsers import browsers
 from .geometry import exact_geometry, ijk_to_ras
 from .kept_display import DisplayKeeper, kept_display
-from .nodes import referenced_nodes
+from .nodes import referenced_nodes, sequence_name
 from .overlays import MAP, OVERLAY_ATTRIBUTES, add_overlay, show_overlays_instead
 from .removal import remove_node
 from .segmentations import (
@@ -484,7 +484,7 @@ def _attributes(node) -> dict[str, str]:
 def _add_browser(result: SampledResult, volume_node, provenance, undo: ExitStack) -> SampleSet:
     scene, volume = volume_node.GetScene(), volume_node.GetName()
     sequence = scene.AddNewNodeByClass(
-        "vtkMRMLSequenceNode", scene.GenerateUniqueName(f"{volume} samples sequence")
+        "vtkMRMLSequenceNode", scene.GenerateUniqueName(sequence_name(f"{volume} samples sequence"))
     )
     # Texts, for items with numbers as index values are always in the order of the numbers.
     sequence.SetIndexType(slicer.vtkMRMLSequenceNode.TextIndex)
@@ -544,7 +544,7 @@ def _fill(sequence, result: SampledResult, volume_node, shown) -> None:
             )
         for segment_class in result.card.segments:
             set_segment(segmentation, segment_class, image)
-        template.SetName(f"{volume_node.GetName()} sample {sample + 1}")
+        template.SetName(sequence_name(f"{volume_node.GetName()} sample {sample + 1}"))
         template.SetAttribute(PREFIX + SAMPLE, str(sample + 1))
         sequence.SetDataNodeAtValue(template, str(sample + 1))
 

@@ -18,6 +18,7 @@ from ..checkpoints.card import SegmentClass
 from ..errors import InputError
 from .browsers import browser_of, browsers, sequence_of
 from .geometry import ijk_to_ras, to_vtk
+from .nodes import sequence_name
 from .segmentations import (
     BINARY_LABELMAP,
     GEOMETRY_PARAMETER,
@@ -173,7 +174,7 @@ class SegmentationSequence:
         volume_node = self._volumes.sequence.GetNthDataNode(number)
         check_labels(labels, volume_node)
         node = slicer.vtkMRMLSegmentationNode()
-        node.SetName(f"{volume_node.GetName()} segmentation")
+        node.SetName(sequence_name(f"{volume_node.GetName()} segmentation"))
         for name, value in {**about(self._classes), **self._provenance}.items():
             node.SetAttribute(PREFIX + name, value)
         segmentation = node.GetSegmentation()
@@ -228,7 +229,7 @@ class SegmentationSequence:
         node = put_segmentation(
             empty, self._classes, volumes.volume, segmentation_node, self._provenance, undo
         )
-        name = scene.GenerateUniqueName(f"{node.GetName()} sequence")
+        name = scene.GenerateUniqueName(sequence_name(f"{node.GetName()} sequence"))
         self._sequence.SetName(name)
         undo.callback(scene.RemoveNode, self._sequence)
         scene.AddNode(self._sequence)
