@@ -468,6 +468,15 @@ def test_volumes_are_those_without_a_transform_that_scales(volume, tiny_card):
     assert tables[0] == tables[1]
 
 
+def test_sample_whose_display_was_removed_is_kept(volume, result):
+    samples = write_samples(result, volume)
+    samples.show(2)
+    volume.GetScene().RemoveNode(samples.shown.GetDisplayNode())
+    kept = samples.keep()
+    np.testing.assert_array_equal(read_labels(kept, volume), sampled_labels(1))
+    assert kept.GetDisplayNode().GetVisibility()
+
+
 def test_nothing_to_keep(volume, result):
     samples = write_samples(result, volume)
     samples.browser.GetScene().RemoveNode(volume)

@@ -285,7 +285,8 @@ class SampleSet:
             # First: the application's lists ask it for each segment that is added.
             ensure_display(node, undo)
             node.CopyContent(shown)
-            node.GetDisplayNode().CopyContent(shown.GetDisplayNode())
+            if shown.GetDisplayNode() is not None:
+                node.GetDisplayNode().CopyContent(shown.GetDisplayNode())
             node.GetDisplayNode().SetVisibility(True)
             # Not to where another item of the volume's sequence lies.
             is_there = is_of_shown_item(shown, volume_node)
