@@ -38,7 +38,7 @@ from MRFUNetSegmentationLib.mrml.segmentations import (  # noqa: E402
     read_provenance,
     write_segmentation,
 )
-from MRFUNetSegmentationLib.mrml.tables import read_column, volume_column  # noqa: E402
+from MRFUNetSegmentationLib.mrml.tables import interval, read_column, volume_column  # noqa: E402
 from MRFUNetSegmentationLib.mrml.volumes import voxels  # noqa: E402
 from mrml_scene import (  # noqa: E402
     CLASSES,
@@ -382,7 +382,31 @@ def without_a_number(table):
     table.GetColumnByName(volume_column("CSF")).SetValue(1, np.nan)
 
 
-@pytest.mark.parametrize("edit", [without_a_row, without_a_column, without_a_number])
+def sample_is(number):
+    """Edit that writes something in the place of the second sample's number, as a text."""
+
+    def write(table):
+        texts = vtk.vtkStringArray()
+        texts.SetName("Sample")
+        for text in ("1", number, "3", "4"):
+            texts.InsertNextValue(text)
+        table.RemoveColumnByName("Sample")
+        table.AddColumn(texts)
+
+    return write
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        without_a_row,
+        without_a_column,
+        without_a_number,
+        sample_is("nan"),
+        sample_is("inf"),
+        sample_is("two"),
+    ],
+)
 def test_order_by_a_table_that_was_edited(volume, result, edit):
     samples = write_samples(result, volume)
     samples.set_order(BY_LIKELIHOOD)
@@ -393,6 +417,15 @@ def test_order_by_a_table_that_was_edited(volume, result, edit):
     assert samples.samples == before and samples.order == BY_LIKELIHOOD
     samples.set_order(AS_DRAWN)
     assert samples.samples == [1, 2, 3, 4]
+
+
+def test_tables_without_content(volume, result):
+    samples = write_samples(result, volume)
+    for table in (samples.samples_table, samples.structures_table):
+        table.SetAndObserveTable(None)
+    with pytest.raises(InputError, match="was edited"):
+        samples.set_order(BY_LIKELIHOOD)
+    assert interval(samples.structures_table, "csf") is None
 
 
 def test_samples_side_by_side_are_those_that_are_left(volume, result):

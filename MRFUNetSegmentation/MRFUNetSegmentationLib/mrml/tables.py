@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -93,7 +94,8 @@ def read_column(table_node, column: str) -> np.ndarray:
     Raises:
         KeyError: if there is no such column.
     """
-    array = table_node.GetTable().GetColumnByName(column)
+    table = table_node.GetTable()
+    array = table.GetColumnByName(column) if table is not None else None
     if array is None:
         raise KeyError(column)
     if array.IsNumeric():
@@ -115,7 +117,8 @@ def of_each_sample(samples_table, column: str) -> dict[int, float]:
             f"The table {samples_table.GetName()} was edited and has no {column!r} of the samples "
             "any more. Draw samples again."
         ) from error
-    return {int(n): float(value) for n, value in zip(numbers, values, strict=True)}
+    pairs = zip(numbers, values, strict=True)
+    return {int(n): float(value) for n, value in pairs if math.isfinite(n)}
 
 
 def interval(structures_table, segment_id: str) -> tuple[float, float] | None:
@@ -125,7 +128,7 @@ def interval(structures_table, segment_id: str) -> tuple[float, float] | None:
     does not have them.
     """
     table = structures_table.GetTable()
-    names = table.GetColumnByName(_SEGMENT)
+    names = table.GetColumnByName(_SEGMENT) if table is not None else None
     row = names.LookupValue(segment_id) if names is not None else -1
     # VTK looks for a row of -1, too.
     if row < 0 or any(table.GetColumnByName(c) is None for c in (_LOW, _HIGH)):
