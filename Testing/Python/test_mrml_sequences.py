@@ -22,7 +22,16 @@ from MRFUNetSegmentationLib.mrml.sequences import (  # noqa: E402
     VolumeSequence,
 )
 from MRFUNetSegmentationLib.mrml.volumes import voxels  # noqa: E402
-from mrml_scene import CLASSES, OBLIQUE, SEGMENT_IDS, add_volume, phantom, translation  # noqa: E402
+from mrml_scene import (  # noqa: E402
+    CLASSES,
+    OBLIQUE,
+    SEGMENT_IDS,
+    add_volume,
+    phantom,
+    translation,
+    vtk_image,
+    vtk_matrix,
+)
 from sequence_tools import (  # noqa: E402
     add_sequence,
     browser_of,
@@ -81,6 +90,27 @@ def test_segmentations_are_browsed_with_their_volumes(scene, sequence):
     made = sequence_of(node)
     assert (made.GetIndexName(), made.GetIndexUnit()) == ("time", "s")
     assert [made.GetNthIndexValue(n) for n in range(3)] == ["0.0", "1.5", "3.0"]
+
+
+@pytest.mark.parametrize("change", ["later scan", "removed"])
+def test_volume_without_a_segmentation_does_not_get_that_of_another_one(sequence, change):
+    node, _undo = put(sequence)
+    if change == "later scan":
+        late = slicer.vtkMRMLScalarVolumeNode()
+        late.SetAndObserveImageData(vtk_image(np.ones(SHAPES[2], np.int16)))
+        late.SetIJKToRASMatrix(vtk_matrix(MATRICES[2]))
+        sequence.SetDataNodeAtValue(late, "4.5")
+        without = 3
+    else:
+        sequence_of(node).RemoveDataNodeAtValue("1.5")
+        without = 1
+    for item in (2, without, 0, without):
+        labels = shown_labels(node, sequence, item)
+        assert labels.any() == (item != without)
+    assert not node.GetSegmentation().GetNumberOfSegments()
+    assert "Model" not in read_provenance(node)
+    for item in {0, 1, 2} - {without}:
+        np.testing.assert_array_equal(shown_labels(node, sequence, item), labels_of(item))
 
 
 @pytest.mark.parametrize("name", ["Head & neck", "T1 [brain]"])

@@ -253,6 +253,8 @@ def _show(browser, sequence, node) -> None:
     browser.AddProxyNode(node, sequence, False)
     browser.SetSaveChanges(sequence, True)
     browser.SetOverwriteProxyName(sequence, False)
+    # A volume that has no segmentation, as a later scan, does not get a copy of another one's.
+    browser.SetMissingItemMode(sequence, browser.MissingItemCreateFromDefault)
     browser.EndModify(was_modifying)
 
 
