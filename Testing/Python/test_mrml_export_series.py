@@ -356,6 +356,22 @@ def test_columns_of_segments_with_one_name_are_told_apart(segmented, tmp_path):
     assert header[3:] == ["csf_ml", "Lesion_ml", "B_ml", "C_ml"]
 
 
+def test_segment_called_like_the_id_of_another_one_is_told_apart(segmented, tmp_path):
+    """Slicer calls new segments like their IDs; those of the first item were both renamed."""
+    node, sequence, labels = segmented
+    for item, added in enumerate([{"A": "Lesion", "B": "Lesion"}, {"A": "A", "B": "B"}]):
+        browser_of(sequence).SetSelectedItemNumber(item)
+        for n, (segment_id, name) in enumerate(added.items()):
+            mask = np.roll(box(slice(3, 6)), n, axis=0)
+            add_user_segment(node, segment_id, mask, name)
+            labels[item][mask] = 4 + 2 * item + n
+    *paths, table = finish(files_in_steps(tmp_path, Series.of_sequence(node)))
+    for n, path in enumerate(paths):
+        np.testing.assert_array_equal(sitk.GetArrayFromImage(sitk.ReadImage(str(path))), labels[n])
+    header = table.read_text().splitlines()[0].split(",")
+    assert header[-4:] == ["Lesion_ml", "B_ml", "A_ml", "B_7_ml"]
+
+
 def test_what_is_of_no_sequence(volume, segmented):
     alone = write_segmentation(phantom(), CLASSES, volume)
     with pytest.raises(InputError, match="not of a sequence"):

@@ -395,14 +395,16 @@ def entries_of_all(segmentation_nodes: Sequence) -> list[list[Entry]]:
     taken = [value for of_node in of_classes for value in of_node.values()]
     taken += [_largest_class(node) for node in segmentation_nodes]
     free = max(taken, default=0) + 1
-    values: dict[str, int] = {}
+    # By name, or by ID: the name of one segment may be the ID of another.
+    values: dict[tuple[str, str], int] = {}
     entries = []
     for node, segments, classes in zip(segmentation_nodes, found, of_classes, strict=True):
         names = [s.GetName() for i, s in segments.items() if i not in classes]
         of_node = []
         for segment_id, segment in segments.items():
             is_class = segment_id in classes
-            key = segment.GetName() if names.count(segment.GetName()) == 1 else segment_id
+            is_unique = names.count(segment.GetName()) == 1
+            key = ("name", segment.GetName()) if is_unique else ("ID", segment_id)
             if not is_class:
                 values.setdefault(key, free + len(values))
             value = classes[segment_id] if is_class else values[key]

@@ -240,7 +240,9 @@ def _columns(all_entries: Sequence[Sequence[Entry]]) -> dict[int, str]:
     for entry in found:
         name = entry.segment_id if entry.is_class else entry.name
         taken = name in columns.values() or any(name == e.segment_id for e in found if e != entry)
-        columns[entry.value] = entry.segment_id if taken else name
+        name = entry.segment_id if taken else name
+        # IDs are of one segmentation only.
+        columns[entry.value] = f"{name}_{entry.value}" if name in columns.values() else name
     return columns
 
 
