@@ -373,6 +373,13 @@ def half_written_segmentation(storage):
     return type("Storage", (storage,), {"WriteData": write})
 
 
+def test_seg_nrrd_without_a_segment_is_refused(volume, segmentation, tmp_path):
+    segmentation.GetSegmentation().RemoveAllSegments()
+    with pytest.raises(OutputError, match=r"there are no segments\. Export to another kind"):
+        export_file(tmp_path / "a.seg.nrrd", segmentation, volume)
+    assert not list(tmp_path.iterdir())
+
+
 def test_seg_nrrd_that_cannot_be_written(volume, segmentation, tmp_path, monkeypatch):
     path = tmp_path / "out.seg.nrrd"
     path.write_bytes(b"precious")

@@ -190,6 +190,11 @@ def write_file(
             f"{path.name} would lie elsewhere than the volume, for the volume's axes are not at "
             "right angles (sheared), and NIfTI holds only such that are. Export to .nrrd."
         )
+    if suffix == SEGMENTATION_SUFFIX and not entries:
+        raise OutputError(
+            f"{path.name} would hold nothing, not even the grid, for there are no segments. Export "
+            "to another kind of file, or add a segment."
+        )
     # In the same folder, since a file can be moved in one step only within its file system.
     part = path.with_name(f".{path.name.removesuffix(suffix)}-{uuid.uuid4().hex[:8]}{suffix}")
     try:
