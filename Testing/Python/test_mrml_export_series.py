@@ -399,6 +399,14 @@ def test_volumes_of_voxels_whose_axes_are_not_at_right_angles(scene, tmp_path, s
         assert float(row[f"{segment_id}_ml"]) == pytest.approx(ml, abs=1e-3)
 
 
+def test_samples_whose_volume_was_emptied(samples, volume):
+    volume.SetAndObserveImageData(None)
+    with pytest.raises(InputError, match="has no voxels"):
+        Series.of_samples(samples)
+    with pytest.raises(InputError, match="has no voxels"):
+        samples.keep()
+
+
 @pytest.mark.parametrize("when", [1, 2])
 def test_volume_that_was_emptied_during_an_export_is_said(samples, volume, tmp_path, when):
     steps = files_in_steps(tmp_path, Series.of_samples(samples))

@@ -78,13 +78,15 @@ class Series:
         """Return all samples, in the order drawn.
 
         Raises:
-            InputError: if their volume was removed, or shows another item of its sequence.
+            InputError: if their volume was removed or emptied, or shows another item of its
+                sequence.
         """
         volume, sequence = samples.volume, samples.sequence
         if volume is None:
             raise InputError(
                 "The samples' volume was removed, so there is no grid to export them on."
             )
+        check_volume_node(volume)
         items = []
         for number in sorted(samples.samples):
             segmentation = sequence.GetDataNodeAtValue(str(number))

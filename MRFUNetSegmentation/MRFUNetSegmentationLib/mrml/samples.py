@@ -268,7 +268,7 @@ class SampleSet:
         is replaced by another run's.
 
         Raises:
-            InputError: if the shown node or the volume was removed.
+            InputError: if the shown node or the volume was removed, or the volume emptied.
             Exception: any other; in every case the scene is as it was.
         """
         shown, volume_node = self.shown, self.volume
@@ -277,6 +277,7 @@ class SampleSet:
                 "The samples' volume or the node that shows them was removed, so there is nothing "
                 "to keep. Run the sampling again."
             )
+        check_volume_node(volume_node)
         scene = self.browser.GetScene()
         with ExitStack() as undo:
             remove_new_nodes(scene, undo)
