@@ -24,7 +24,7 @@ from MRFUNetSegmentationLib.mrml.export import read_labels  # noqa: E402
 from MRFUNetSegmentationLib.mrml.geometry import ijk_to_ras  # noqa: E402
 from MRFUNetSegmentationLib.mrml.kept_display import DisplayKeeper  # noqa: E402
 from MRFUNetSegmentationLib.mrml.overlays import legend_of  # noqa: E402
-from MRFUNetSegmentationLib.mrml.posterior import write_with_maps  # noqa: E402
+from MRFUNetSegmentationLib.mrml.posterior import map_volumes, remove_maps, write_with_maps  # noqa: E402
 from MRFUNetSegmentationLib.mrml.samples import (  # noqa: E402
     AS_DRAWN,
     BY_LIKELIHOOD,
@@ -869,3 +869,21 @@ def test_view_that_shows_a_map_alone_shows_the_new_one(volume, result):
     composite.SetBackgroundVolumeID(old.overlays[ENTROPY].GetID())
     new = write_samples(result, volume, old.consensus)
     assert composite.GetBackgroundVolumeID() == new.overlays[ENTROPY].GetID()
+
+
+def test_maps_of_a_copied_segmentation_stay_with_the_first_one(scene, volume):
+    def write(segmentation_node, value: float):
+        maps = {ENTROPY: np.full(phantom().shape, value, np.float32)}
+        return write_with_maps(phantom(), maps, CLASSES, volume, segmentation_node)
+
+    first = write(None, 0.5)
+    maps = map_volumes(first)
+    copy = scene.AddNewNodeByClass("vtkMRMLSegmentationNode")
+    copy.Copy(first)  # as scripts do; it refers to the same volumes then
+    write(copy, 0.7)
+    assert map_volumes(first) == maps and map_volumes(copy) != maps
+    copy.Copy(first)
+    remove_maps(copy)
+    assert map_volumes(first) == maps and not map_volumes(copy)
+    write(first, 0.2)
+    assert not scene.IsNodePresent(maps[0])

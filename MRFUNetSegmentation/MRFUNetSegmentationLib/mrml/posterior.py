@@ -9,7 +9,7 @@ import numpy as np
 
 from ..checkpoints.card import SegmentClass
 from ..inference.sampled import CAPTIONS_OF_ONE, maximum, with_unit
-from .nodes import referenced_nodes
+from .nodes import nodes_of_class, referenced_nodes
 from .overlays import MAP, OVERLAY_ATTRIBUTES, add_overlay, show_overlays_instead
 from .removal import remove_node
 from .samples import sample_sets
@@ -51,6 +51,7 @@ def write_with_maps(
         Exception: any other; in every case the scene is as it was.
     """
     old = map_volumes(segmentation_node) if segmentation_node is not None else []
+    kept = _maps_of_others(segmentation_node) if old else []
     with ExitStack() as undo:
         if maps:
             remove_new_nodes(volume_node.GetScene(), undo)
@@ -78,7 +79,8 @@ def write_with_maps(
     successors = {o.GetID(): by_name.get(o.GetAttribute(MAP)) for o in old}
     show_overlays_instead(volume_node.GetScene(), successors)
     for overlay in old:
-        remove_node(overlay)
+        if overlay not in kept:
+            remove_node(overlay)
     return node
 
 
@@ -89,9 +91,17 @@ def map_volumes(segmentation_node) -> list:
 
 def remove_maps(segmentation_node) -> None:
     """Remove the volumes that `write_with_maps` has added to a segmentation node."""
+    kept = _maps_of_others(segmentation_node)
     for overlay in map_volumes(segmentation_node):
-        remove_node(overlay)
+        if overlay not in kept:
+            remove_node(overlay)
     _refer(segmentation_node, [])
+
+
+def _maps_of_others(segmentation_node) -> list:
+    """Return the volumes that other segmentation nodes refer to: those that were copied of it."""
+    nodes = nodes_of_class(segmentation_node.GetScene(), "vtkMRMLSegmentationNode")
+    return [o for node in nodes if node is not segmentation_node for o in map_volumes(node)]
 
 
 def _refer(segmentation_node, overlays: Sequence) -> None:
