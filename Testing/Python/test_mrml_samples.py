@@ -25,6 +25,7 @@ from MRFUNetSegmentationLib.mrml.geometry import ijk_to_ras  # noqa: E402
 from MRFUNetSegmentationLib.mrml.kept_display import DisplayKeeper  # noqa: E402
 from MRFUNetSegmentationLib.mrml.overlays import legend_of  # noqa: E402
 from MRFUNetSegmentationLib.mrml.posterior import map_volumes, remove_maps, write_with_maps  # noqa: E402
+from MRFUNetSegmentationLib.mrml.results import samples_of  # noqa: E402
 from MRFUNetSegmentationLib.mrml.samples import (  # noqa: E402
     AS_DRAWN,
     BY_LIKELIHOOD,
@@ -294,6 +295,15 @@ def test_edits_of_the_shown_node_do_not_reach_the_samples(volume, result):
     samples.show(1)
     samples.show(2)
     np.testing.assert_array_equal(shown_labels(samples), sampled_labels(1))
+
+
+def test_samples_without_their_numbers_are_none_to_step_through(volume, result):
+    samples = write_samples(result, volume)
+    assert samples_of(samples.consensus) is not None
+    samples.sequence.UpdateIndexValue("2", "best")  # as users can in the module Sequences
+    assert samples_of(samples.consensus) is None
+    samples.sequence.UpdateIndexValue("best", "2")
+    assert samples_of(samples.consensus) is not None
 
 
 @pytest.mark.parametrize("sample", [0, 5, -1])

@@ -46,8 +46,7 @@ class Structure:
 def samples_of(segmentation_node) -> SampleSet | None:
     """Return the set of samples of which a segmentation node is the consensus, if there is one."""
     for samples in sample_sets(segmentation_node.GetScene()):
-        is_whole = samples.number and samples.shown is not None
-        if is_whole and samples.consensus is segmentation_node:
+        if samples.is_whole and samples.consensus is segmentation_node:
             return samples
     return None
 

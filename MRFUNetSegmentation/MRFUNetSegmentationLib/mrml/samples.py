@@ -152,6 +152,12 @@ class SampleSet:
         return self.sequence.GetNumberOfDataNodes()
 
     @property
+    def is_whole(self) -> bool:
+        """Whether there are samples, with numbers, which users can edit, and what shows them."""
+        indices = [self.sequence.GetNthIndexValue(n) for n in range(self.number)]
+        return bool(indices) and all(i.isdecimal() for i in indices) and self.shown is not None
+
+    @property
     def sample(self) -> int:
         """Number of the sample that is shown, from 1, as drawn."""
         # The browser may still be at the place of one that the user has removed.
