@@ -622,6 +622,20 @@ def test_interrupted_write_leaves_nothing(volume, segmentation, tmp_path, monkey
     assert not list(tmp_path.iterdir())
 
 
+def test_name_as_long_as_the_file_system_takes(volume, segmentation, tmp_path):
+    path = tmp_path / f"{'a' * 248}.nii.gz"
+    export_file(path, segmentation, volume)
+    assert list(tmp_path.iterdir()) == [path]
+    with pytest.raises(OutputError, match="exists already"):
+        export_file(path, segmentation, volume)
+
+
+def test_name_that_is_too_long(volume, segmentation, tmp_path):
+    with pytest.raises(OutputError, match=r"cannot be written .*too long"):
+        export_file(tmp_path / f"{'a' * 300}.nii.gz", segmentation, volume)
+    assert not list(tmp_path.iterdir())
+
+
 def test_folder_that_is_not_there(volume, segmentation, tmp_path):
     with pytest.raises(OutputError, match="there is no folder"):
         export_file(tmp_path / "missing" / "out.nii.gz", segmentation, volume)

@@ -250,6 +250,11 @@ def test_file_that_cannot_even_be_put_back_is_kept_and_named(samples, tmp_path, 
     assert kept.read_bytes() == b"precious" and str(kept.parent) in str(caught.value)
 
 
+def test_folder_whose_name_is_too_long(samples, tmp_path):
+    with pytest.raises(OutputError, match=r"cannot be written .*too long"):
+        finish(files_in_steps(tmp_path / ("a" * 300), Series.of_samples(samples)))
+
+
 def test_folder_of_a_files_name_stays(samples, tmp_path):
     (tmp_path / "sample_002.nii.gz").mkdir()
     with pytest.raises(OutputError, match=r"sample_002\.nii\.gz is a folder"):

@@ -42,6 +42,8 @@ FILE_SUFFIXES = (*_NIFTI, ".nrrd", ".mha")
 SEGMENTATION_SUFFIX = ".seg.nrrd"
 # Label maps are of bytes.
 _LARGEST_VALUE = 255
+# Characters of a file's name that the name of its part begins with: names may have 255 bytes.
+_LONGEST_STEM = 50
 
 
 def read_labels(segmentation_node, volume_node) -> np.ndarray:
@@ -164,7 +166,8 @@ def export_file(
     """
     path = Path(path)
     suffix_of(path)
-    if path.exists() and not overwrite:
+    # Path's own way to ask fails for a name that is too long.
+    if os.path.exists(path) and not overwrite:
         raise OutputError(f"{path} exists already. Choose another name.")
     labels = read_labels(segmentation_node, volume_node)
     labels, geometry = on_grid(labels, volume_node, grid)
@@ -196,7 +199,8 @@ def write_file(
             "to another kind of file, or add a segment."
         )
     # In the same folder, since a file can be moved in one step only within its file system.
-    part = path.with_name(f".{path.name.removesuffix(suffix)}-{uuid.uuid4().hex[:8]}{suffix}")
+    stem = path.name.removesuffix(suffix)[:_LONGEST_STEM]
+    part = path.with_name(f".{stem}-{uuid.uuid4().hex[:8]}{suffix}")
     try:
         if suffix == SEGMENTATION_SUFFIX:
             _write_segmentation_file(part, labels, geometry, entries)
@@ -269,8 +273,8 @@ def suffix_of(path: Path) -> str:
 
 
 def _reason(path: Path, error: Exception) -> str:
-    folder = path if path.is_dir() else path.parent
-    if not folder.is_dir():
+    folder = path if os.path.isdir(path) else path.parent
+    if not os.path.isdir(folder):
         return f"there is no folder {folder}"
     # Windows may say that a folder cannot be written to that can.
     if getattr(error, "errno", None) in (None, errno.EACCES, errno.EPERM) and not os.access(

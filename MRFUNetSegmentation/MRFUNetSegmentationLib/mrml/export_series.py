@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from collections.abc import Generator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -179,14 +180,15 @@ def files_in_steps(
     paths = [folder / f"{series.stem}_{item.number:03}{suffix}" for item in series.items]
     suffix_of(paths[0])
     paths.append(folder / TABLE)
-    existing = [path for path in paths if path.exists()]
+    # Path's own way to ask fails for a name that is too long.
+    existing = [path for path in paths if os.path.exists(path)]
     if folders := [path for path in existing if path.is_dir()]:
         raise OutputError(f"{folders[0]} is a folder. Choose another folder to export to.")
     if existing and not overwrite:
         raise OutputError(
             f"{existing[0]} exists already. Choose another folder, for example an empty one."
         )
-    is_new, old = not folder.exists(), None
+    is_new, old = not os.path.exists(folder), None
     try:
         folder.mkdir(exist_ok=True)
         with staged(folder) as (new, old):
