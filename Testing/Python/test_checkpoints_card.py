@@ -207,3 +207,23 @@ def test_names_that_make_one_segment_are_refused(card):
     card["classes"][1]["name"], card["classes"][2]["name"] = "Grey matter", "grey-matter"
     with pytest.raises(CheckpointError, match="names must differ"):
         ModelCard.from_dict(card)
+
+
+@pytest.mark.parametrize("name", ["★", "---", "_", " "])
+def test_names_that_make_no_segment_are_refused(card, name):
+    """Slicer would give the segment an ID that no later run finds again: each would add one."""
+    card["classes"][1]["name"] = name
+    with pytest.raises(CheckpointError, match=r"classes: the name .* letter or a digit"):
+        ModelCard.from_dict(card)
+
+
+@pytest.mark.parametrize("name", ["灰质", "é", "7", "B+"])
+def test_names_of_any_language_make_a_segment(card, name):
+    card["classes"][1]["name"] = name
+    assert ModelCard.from_dict(card).classes[1].segment_id
+
+
+def test_background_may_have_any_name(card):
+    """It makes no segment."""
+    card["classes"][0]["name"] = "-"
+    assert ModelCard.from_dict(card).classes[0].name == "-"

@@ -276,6 +276,8 @@ def _inconsistencies(card: dict[str, Any]) -> list[str]:
     classes = [_segment_class(c) for c in card["classes"]]
     if len({c.segment_id for c in classes}) != len(classes):
         return ["classes: names must differ"]
+    if nameless := [c.name for c in classes if not c.background and not c.segment_id]:
+        return [f"classes: the name {nameless[0]!r} must have a letter or a digit"]
     if not classes[0].background:
         return [f"classes: {classes[0].name} has value 0, which must be the background"]
     segments = {c.value for c in classes if not c.background}
