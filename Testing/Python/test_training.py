@@ -147,6 +147,14 @@ def test_defects_of_a_configuration_are_named(data, old, new, message):
     assert "small.toml" in str(caught.value)
 
 
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])
+def test_configuration_in_another_encoding_is_named(data, encoding):
+    """As some editors save it."""
+    (data / "small.toml").write_text(f"# Träning\n{TOML}", encoding=encoding)
+    with pytest.raises(ConfigError, match=r"small\.toml: the file is no text in UTF-8 .*Save it"):
+        load_config(data / "small.toml")
+
+
 def test_stages_follow_each_other(data):
     config = load_config(data / "small.toml")
     assert config.steps == 6

@@ -542,6 +542,11 @@ def read_toml(kind: type[_Kind], path: Path) -> _Kind:
     try:
         with path.open("rb") as file:
             return _from_table(kind, tomllib.load(file), "")
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"{path}: the file is no text in UTF-8 ({error}). Save it as UTF-8 in your editor, or "
+            "check the path."
+        ) from error
     except (OSError, tomllib.TOMLDecodeError, ConfigError) as error:
         raise ConfigError(f"{path}: {error}") from error
 
