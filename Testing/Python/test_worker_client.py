@@ -219,6 +219,19 @@ def test_missing_model_is_reported_at_once(warm):
         warm.submit(small_volume(), "no-such-model")
 
 
+def test_model_that_goes_before_the_process_looks(warm, tiny_checkpoint, tmp_path):
+    """Which starts with the import of torch, and that takes seconds."""
+    model = Path(shutil.copy(tiny_checkpoint, tmp_path / "model.safetensors"))
+    warm.devices()  # and so there is a process
+    send = warm._process.send
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(warm._process, "send", lambda request: (model.unlink(), send(request)))
+        job = warm.submit(small_volume(), model)
+    with pytest.raises(CheckpointError, match="neither a file nor a bundled model"):
+        job.wait(60)
+    assert warm._process.alive
+
+
 def test_missing_torch_tells_what_to_do(temporary, tiny_checkpoint, tmp_path):
     broken = 'raise ImportError("libtorch_cpu.so: cannot open shared object file")'
     worker = Worker(environment=environment_with(tmp_path, torch=broken))
@@ -466,6 +479,13 @@ def test_devices_do_not_wait_for_ever(worker):
     with pytest.raises(WorkerError, match="no answer within 0 s"):
         worker.devices(timeout=0)
     assert not worker._process.alive
+
+
+def test_no_folder_for_temporary_files(temporary, tiny_checkpoint):
+    """As where the system cleans the session's away."""
+    temporary.rmdir()
+    with pytest.raises(WorkerError, match=r"No temporary folder .* Check that the folder .* there"):
+        Worker().submit(small_volume(), tiny_checkpoint)
 
 
 def test_python_that_does_not_exist(temporary, tiny_checkpoint):

@@ -36,7 +36,8 @@ class WorkerProcess:
             self.folder = folder.create()
         except OSError as error:
             raise WorkerError(
-                f"No temporary folder can be made ({error}). Free some disk space."
+                f"No temporary folder can be made ({error}). Check that the folder for temporary "
+                "files is there, that you may write to it, and that its disk has free space."
             ) from error
         try:
             self._popen = _start(python, environment, self.folder)

@@ -219,11 +219,12 @@ class Server:
 
     def _segmenter(self, request: protocol.OfVolume, progress: _Progress) -> tuple[Segmenter, bool]:
         """Return the model on the device, and whether it had to be loaded."""
+        from ..checkpoints.header import find_checkpoint
         from ..checkpoints.load import load_checkpoint
         from ..inference.engine import Segmenter
 
         model, device, mrf = request.model, request.device, request.mrf
-        stat = Path(model).stat()
+        stat = find_checkpoint(model).stat()  # it may have gone while torch was imported
         stamp = (stat.st_mtime_ns, stat.st_size)
         known, segmenter = self._segmenters.get((model, device, mrf), (None, None))
         if known == stamp:
