@@ -666,6 +666,15 @@ def test_command_line_keeps_what_is_there(files, capsys):
     assert (files / "out.safetensors").read_text(encoding="utf-8") == "precious"
 
 
+@pytest.mark.parametrize("name", ["upstream.pth", "card.json", "link.safetensors"])
+def test_command_line_never_replaces_what_it_converts(files, name, capsys):
+    (files / "link.safetensors").symlink_to(files / "upstream.pth")
+    before = (files / name).read_bytes()
+    assert run_convert(files, "--overwrite", "-o", str(files / name)) == 1
+    assert f"{name}: this is what is to be converted" in capsys.readouterr().err
+    assert (files / name).read_bytes() == before
+
+
 @pytest.mark.parametrize("text", ["{", "[]", None])
 def test_command_line_with_an_unreadable_card(files, text, capsys):
     if text is None:

@@ -41,6 +41,12 @@ def add_parser(commands) -> argparse.ArgumentParser:
 
 def run(options: argparse.Namespace) -> int:
     """Convert a file; return the exit code."""
+    for file in (options.checkpoint, options.card):
+        if options.output.exists() and file.exists() and options.output.samefile(file):
+            raise OutputError(
+                f"{options.output}: this is what is to be converted, and would be lost. Choose "
+                "another file."
+            )
     if options.output.exists() and not options.overwrite:
         raise OutputError(
             f"{options.output} exists already. Choose another file, or give --overwrite."
