@@ -9,8 +9,10 @@ from MRFUNetSegmentationLib.checkpoints.card import ModelCard
 from MRFUNetSegmentationLib.checkpoints.load import load_checkpoint
 from MRFUNetSegmentationLib.errors import CheckpointError
 from MRFUNetSegmentationLib.inference.engine import Segmenter
+from MRFUNetSegmentationLib.inference.grid import ModelGrid
 from MRFUNetSegmentationLib.inference.main_piece import main_piece
-from MRFUNetSegmentationLib.inference.volume import Volume
+from MRFUNetSegmentationLib.inference.to_volume import ToVolume
+from MRFUNetSegmentationLib.inference.volume import Geometry, Volume
 from test_inference_engine import geometry, head
 
 
@@ -54,6 +56,47 @@ def test_fluid_stays_where_it_touches_the_main_piece():
 def test_object_that_the_field_of_view_cuts_stays_whole():
     mask = ball((0, 25, 20), 20)
     assert torch.equal(main_piece(mask, NOTHING), mask)
+
+
+@pytest.mark.parametrize("end", [0, -1])
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_what_is_connected_beyond_the_field_of_view_stays(axis, end):
+    """As the poles of the temporal lobes, in front of where they join the brain."""
+
+    def at(centre, radius):
+        centre = np.roll(centre, axis)
+        shape = np.roll((30, 60, 60), axis)
+        mask = ball(centre, radius, tuple(shape))
+        return mask.flip(axis) if end else mask
+
+    brain, lobe, muscle = at((0, 18, 18), 14), at((0, 48, 18), 8), at((15, 40, 50), 6)
+    everything, nothing = brain | lobe | muscle, torch.zeros_like(brain)
+    assert torch.equal(main_piece(everything, nothing, [(axis, end)]), brain | lobe)
+    assert torch.equal(main_piece(everything, nothing, [(axis, -1 - end)]), brain)
+    assert torch.equal(main_piece(everything, nothing), brain)
+
+
+def test_pieces_at_an_end_that_the_main_piece_does_not_reach_go():
+    """As the neck under a brain."""
+    brain, neck = ball((35, 25, 20), 14), ball((0, 25, 20), 10)
+    assert torch.equal(main_piece(brain | neck, NOTHING, [(0, 0), (0, -1)]), brain)
+
+
+def test_the_field_of_view_ends_with_the_volume(tiny_card):
+    """And not with the part of it that was computed."""
+    brain, lobe = ball((0, 16, 18), 14), ball((0, 40, 18), 8)
+    mask = brain | lobe
+    posterior = torch.stack([~mask, mask, NOTHING, NOTHING, NOTHING]).float()
+    card = replace(tiny_card, one_piece=(1,))
+
+    def kept(before: int) -> int:
+        size = (mask.shape[0] + before, *mask.shape[1:])
+        grid = ModelGrid.of(Geometry(size, (1.0, 1.0, 1.0)), (1.0, 1.0, 1.0), "LPS")
+        box = (slice(before, size[0]), slice(0, size[1]), slice(0, size[2]))
+        return int((ToVolume(card, grid, box).labels(posterior) == 1).sum())
+
+    assert kept(0) == int(mask.sum())
+    assert kept(5) == int(brain.sum())
 
 
 @pytest.mark.parametrize("mask", [NOTHING, ball((4, 4, 4), 2)])

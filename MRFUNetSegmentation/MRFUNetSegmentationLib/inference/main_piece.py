@@ -6,6 +6,9 @@ is apart from the brain, or hangs together with it by thin bridges only.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+import numpy as np
 import SimpleITK as sitk
 import torch
 from torch import Tensor
@@ -17,16 +20,19 @@ _RADIUS = 2
 _GROWTH = 6
 
 
-def main_piece(solid: Tensor, around: Tensor) -> Tensor:
+def main_piece(solid: Tensor, around: Tensor, ends: Iterable[tuple[int, int]] = ()) -> Tensor:
     """Return what belongs to the main object.
 
-    The largest connected component of the eroded object, grown back within the object; and what
-    is around it, as far as it is connected to that within the same distance. Where nothing is
-    thick enough to be left by the erosion, everything stays.
+    The largest connected component of the eroded object, and those that reach one of the `ends`
+    which it reaches, too: they may be connected beyond it, as a temporal lobe's pole is. They are
+    grown back within the object; and what is around it, as far as it is connected to that within
+    the same distance. Where nothing is thick enough to be left by the erosion, everything stays.
 
     Args:
         solid: (R, A, S), bool, the object.
         around: (R, A, S), bool, what lies around objects of its kind, as fluid does.
+        ends: sides of the image where the field of view ends: axis, and 0 or -1 for its first or
+            last voxels.
 
     Returns:
         (R, A, S), bool, a part of both together.
@@ -36,9 +42,15 @@ def main_piece(solid: Tensor, around: Tensor) -> Tensor:
     core = core[(slice(_RADIUS, -_RADIUS),) * 3]
     if not core.any():
         return solid | around
-    components = sitk.ConnectedComponent(sitk.GetImageFromArray(core.to(torch.uint8).numpy()))
-    largest = sitk.RelabelComponent(components, sortByObjectSize=True) == 1
-    piece = torch.from_numpy(sitk.GetArrayFromImage(largest)).bool()
+    found = sitk.ConnectedComponent(sitk.GetImageFromArray(core.to(torch.uint8).numpy()))
+    components = sitk.GetArrayFromImage(sitk.RelabelComponent(found, sortByObjectSize=True))
+    belonging = {1}
+    for axis, end in ends:
+        # The erosion has moved all that reaches the end away from it.
+        reaching = set(np.unique(components.take(end - _RADIUS if end else _RADIUS, axis)))
+        if 1 in reaching:
+            belonging |= reaching - {0}
+    piece = torch.from_numpy(np.isin(components, list(belonging)))
     piece = _grown(piece, solid)
     return _grown(piece, piece | around)
 

@@ -104,7 +104,15 @@ class ToVolume:
         card = self.card
         solid = torch.isin(labels, torch.tensor(card.one_piece))
         around = torch.isin(labels, torch.tensor([c.value for c in card.segments])) & ~solid
-        return (solid | around) & ~main_piece(solid, around)
+        return (solid | around) & ~main_piece(solid, around, self._ends())
+
+    def _ends(self) -> Iterator[tuple[int, int]]:
+        """Yield the sides of the box where the volume ends, as `main_piece` takes them."""
+        for axis, (part, n) in enumerate(zip(self.box, self.grid.shape, strict=True)):
+            if part.start == 0:
+                yield axis, 0
+            if part.stop == n:
+                yield axis, -1
 
     def _window(self, labels: Tensor, apart: Tensor | None) -> tuple[slice, slice, slice] | None:
         """Return the box of the volume, on the grid's axes, around all that is not of class 0.
