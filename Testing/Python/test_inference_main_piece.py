@@ -82,6 +82,14 @@ def test_pieces_at_an_end_that_the_main_piece_does_not_reach_go():
     assert torch.equal(main_piece(brain | neck, NOTHING, [(0, 0), (0, -1)]), brain)
 
 
+def test_specks_and_long_pieces_at_the_end_go():
+    """As muscles that lie along the head are."""
+    brain, speck = ball((0, 25, 20), 18), ball((0, 4, 4), 4)
+    muscle = NOTHING.clone()
+    muscle[:35, 44:, 30:] = True
+    assert torch.equal(main_piece(brain | speck | muscle, NOTHING, [(0, 0)]), brain)
+
+
 def test_the_field_of_view_ends_with_the_volume(tiny_card):
     """And not with the part of it that was computed."""
     brain, lobe = ball((0, 16, 18), 14), ball((0, 40, 18), 8)

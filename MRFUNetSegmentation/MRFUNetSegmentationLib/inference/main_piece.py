@@ -18,12 +18,17 @@ from torch.nn import functional
 _RADIUS = 2
 # The main piece grows back by this much, so that it loses no thin parts of its own.
 _GROWTH = 6
+# A piece at an end of the field of view is connected to the main one beyond it if it has this share
+# of the main one's voxels, and is at most so many voxels deep on the average, as a lobe's pole is:
+# specks and longer pieces are muscles and eyes more often.
+_SHARE = 0.002
+_DEPTH = 12
 
 
 def main_piece(solid: Tensor, around: Tensor, ends: Iterable[tuple[int, int]] = ()) -> Tensor:
     """Return what belongs to the main object.
 
-    The largest connected component of the eroded object, and those that reach one of the `ends`
+    The largest connected component of the eroded object, and those that lie at one of the `ends`
     which it reaches, too: they may be connected beyond it, as a temporal lobe's pole is. They are
     grown back within the object; and what is around it, as far as it is connected to that within
     the same distance. Where nothing is thick enough to be left by the erosion, everything stays.
@@ -44,15 +49,23 @@ def main_piece(solid: Tensor, around: Tensor, ends: Iterable[tuple[int, int]] = 
         return solid | around
     found = sitk.ConnectedComponent(sitk.GetImageFromArray(core.to(torch.uint8).numpy()))
     components = sitk.GetArrayFromImage(sitk.RelabelComponent(found, sortByObjectSize=True))
-    belonging = {1}
-    for axis, end in ends:
-        # The erosion has moved all that reaches the end away from it.
-        reaching = set(np.unique(components.take(end - _RADIUS if end else _RADIUS, axis)))
-        if 1 in reaching:
-            belonging |= reaching - {0}
-    piece = torch.from_numpy(np.isin(components, list(belonging)))
+    piece = torch.from_numpy(np.isin(components, _main_and_beyond(components, ends)))
     piece = _grown(piece, solid)
     return _grown(piece, piece | around)
+
+
+def _main_and_beyond(components: np.ndarray, ends: Iterable[tuple[int, int]]) -> list[int]:
+    """Return the number of the largest component, 1, and of those that go on with it at an end."""
+    sizes = np.bincount(components.ravel())
+    numbers = {1}
+    for axis, end in ends:
+        # The erosion has moved all that reaches the end away from it.
+        face = components.take(end - _RADIUS if end else _RADIUS, axis)
+        at_end = np.bincount(face.ravel(), minlength=len(sizes))
+        if at_end[1]:
+            near = (sizes >= _SHARE * sizes[1]) & (sizes <= _DEPTH * at_end)
+            numbers.update(np.flatnonzero(near))
+    return sorted(numbers - {0})
 
 
 def _grown(piece: Tensor, mask: Tensor) -> Tensor:
