@@ -270,6 +270,13 @@ def test_wrong_usage(segment, arguments):
     assert caught.value.code == 2
 
 
+def test_scan_after_an_option_that_may_have_a_value(capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["segment", "-o", "out", "--samples", "2", "--keep-samples", "scan.nii.gz"])
+    assert caught.value.code == 2
+    assert "'scan.nii.gz' is neither labels nor probabilities" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("kept", [[], ["probabilities"]])
 def test_full_disk_leaves_the_earlier_results(segment, tmp_path, monkeypatch, capsys, kept):
     assert segment("--samples", 2, "--keep-samples") == 0

@@ -125,13 +125,23 @@ def add_parser(commands) -> argparse.ArgumentParser:
     sampling.add_argument(
         "--keep-samples",
         nargs="?",
-        choices=(LABELS, PROBABILITIES),
+        type=_what_is_kept,
+        metavar=f"{{{LABELS},{PROBABILITIES}}}",
         const=LABELS,
         help="write each sample's label map; with `probabilities` also its class probabilities, "
         "which are large files",
     )
     parser.set_defaults(usage_error=parser.error, interrupted="interrupted; nothing was written")
     return parser
+
+
+def _what_is_kept(text: str) -> str:
+    if text not in (LABELS, PROBABILITIES):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is neither {LABELS} nor {PROBABILITIES}. If it is what to segment, put it "
+            f"before the options, or write --keep-samples {LABELS}."
+        )
+    return text
 
 
 def run(options: argparse.Namespace) -> int:
