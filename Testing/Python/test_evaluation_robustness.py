@@ -167,7 +167,7 @@ def test_scan_as_a_user_has_it(tmp_path, tiny_checkpoint, monkeypatch, capsys):
     # Axes that run to the front, the top and the left, as of a sagittal scan.
     scan = sitk.PermuteAxes(head(), (1, 2, 0))
     sitk.WriteImage(sitk.Cast(scan, sitk.sitkInt16), str(tmp_path / "scan.nii.gz"))
-    kept = [way for way in ways() if "tilted by 15" in way.name or "axial" in way.name]
+    kept = [way for way in ways() if "tilted by 15" in way.name or "axial slices of" in way.name]
     monkeypatch.setattr(robustness, "ways", lambda: kept)
     robustness.main(
         [

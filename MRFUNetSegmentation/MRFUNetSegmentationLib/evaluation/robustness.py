@@ -28,6 +28,8 @@ from ..training.metrics import dice
 
 # Left-right, front-back and bottom-top are then the axes i, j, k.
 _ORIENTATION = "LPS"
+# Of slices across each of these axes.
+_PLANES = ("sagittal", "coronal", "axial")
 # Of intensities, what stands for the brightest tissue.
 _BRIGHT = 99.0
 _SEED = 0
@@ -64,6 +66,7 @@ def ways() -> list[Otherwise]:
         _coarse("voxels of 2 mm", (2.0, 2.0, 2.0)),
         *(_thick(axis) for axis in (2, 1, 0)),
         Otherwise("lower third not scanned", _without_lower_third, _without_lower_third),
+        *(_slab(axis) for axis in (2, 1)),
     ]
 
 
@@ -203,14 +206,25 @@ def _coarse(name: str, voxel_size: Sequence[float]) -> Otherwise:
 
 
 def _thick(axis: int) -> Otherwise:
-    name = ("sagittal", "coronal", "axial")[axis]
     voxel_size = [0.0, 0.0, 0.0]
     voxel_size[axis] = 6.0
-    return _coarse(f"{name} slices of 6 mm", voxel_size)
+    return _coarse(f"{_PLANES[axis]} slices of 6 mm", voxel_size)
 
 
 def _without_lower_third(image: sitk.Image) -> sitk.Image:
     return image[:, :, image.GetSize()[2] // 3 :]
+
+
+def _slab(axis: int) -> Otherwise:
+    """Keep the middle third of the slices across an axis."""
+
+    def middle(image: sitk.Image) -> sitk.Image:
+        kept = [slice(None)] * 3
+        third = image.GetSize()[axis] // 3
+        kept[axis] = slice(third, 2 * third)
+        return image[tuple(kept)]
+
+    return Otherwise(f"middle third of the {_PLANES[axis]} slices alone", middle, middle)
 
 
 def write_report(found: Sequence[Agreement], model: str, folder: Path) -> None:

@@ -57,7 +57,8 @@ def cautions(geometry: Geometry, expected: InputSpec) -> list[str]:
     if _covers_a_part(geometry):
         lines.append(
             f"The volume covers {min(_extent(geometry)):.0f} mm in one direction: probably only a "
-            "part of the brain, or its voxel spacing is wrong."
+            "part of the brain, in which structures are found less surely, or its voxel spacing is "
+            "wrong."
         )
     return lines
 
