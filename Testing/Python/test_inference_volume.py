@@ -145,6 +145,22 @@ def test_a_voxel_of_two_sizes(save, qform):
     assert len(others) == qform  # then it lies in two places, too
 
 
+@pytest.mark.parametrize("forms", [(1, 0), (0, 1)])
+@pytest.mark.parametrize("size", [0.0, np.nan])
+def test_a_voxel_without_a_size(save, size, forms):
+    """ITK takes 1 mm for it, and says nothing."""
+    image = sitk.GetImageFromArray(noise())
+    image.SetSpacing((2.0, 2.0, 3.0))
+    path = save(image, "image.nii")
+    with_header(path, 252, "i2", *forms)
+    assert read_volume_file(path).warnings == ()
+    with_header(path, 88, "f4", size)
+    volume = read_volume_file(path)
+    assert volume.geometry.spacing == (2, 2, 1)
+    (warning,) = volume.warnings
+    assert f"2 x 2 x {size:g} mm (pixdim). 1 mm was taken" in warning
+
+
 @pytest.mark.parametrize("name", ["image.nii", "image.hdr", "image.img.gz"])
 def test_a_head_that_lies_somehow(save, name):
     """Without a place in the header, as in Analyze, every reader guesses."""

@@ -68,12 +68,18 @@ class NiftiFile:
         found = []
         if not self.places and self.size[2] > 1:
             found.append(_NO_PLACE)
+        pixdim = np.array(self.spacing)
+        several = np.greater(self.size, 1)  # a single slice need not say how thick it is
+        said = several & np.isfinite(pixdim) & (pixdim > 0)
+        if (said != several).any():
+            found.append(
+                "The file's header does not say how large a voxel is: "
+                f"{_words(self.spacing)} mm (pixdim). 1 mm was taken where that is no size, as "
+                "Slicer does; where it is wrong, so are the segmentation and all volumes in ml."
+            )
         for place in self.places:
             spacing = np.linalg.norm(place[:3, :3], axis=0)
-            several = np.greater(self.size, 1)  # a single slice need not say how thick it is
-            if not np.allclose(
-                spacing[several], np.array(self.spacing)[several], rtol=_SAME_SIZE, atol=0
-            ):
+            if not np.allclose(spacing[said], pixdim[said], rtol=_SAME_SIZE, atol=0):
                 found.append(
                     f"The file's header gives two sizes of a voxel: {_words(self.spacing)} mm "
                     f"(pixdim) and {_words(spacing)} mm (sform). The first was taken, as Slicer "
