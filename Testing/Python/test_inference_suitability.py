@@ -77,6 +77,15 @@ def test_the_report_says_it(tiny_checkpoint, tmp_path):
     assert any("slices are thick (6 mm)" in line for line in said)
 
 
+@pytest.mark.parametrize(("values", "said"), [(2, True), (54, True), (120, False)])
+def test_masks_and_label_maps_are_no_scans(tiny_checkpoint, values, said):
+    segmenter = Segmenter(load_checkpoint(tiny_checkpoint), "cpu")
+    array = np.random.default_rng(0).integers(0, values, (64, 64, 64), dtype=np.uint8)
+    result = segmenter.segment(Volume(array, Geometry((64, 64, 64), (2.5, 2.5, 2.5))))
+    text = f"only {values} different values, as a mask or a label map"
+    assert any(text in line for line in result.warnings) == said
+
+
 def test_the_result_says_it(tiny_checkpoint):
     checkpoint = load_checkpoint(tiny_checkpoint)
     # More grey matter than any brain has.

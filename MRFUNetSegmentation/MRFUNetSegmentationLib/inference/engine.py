@@ -27,7 +27,7 @@ from .run import BACK, COUNTING, INTENSITIES, RESAMPLING, SAMPLING, Progress, Ru
 from .sampled import ENTROPY, VARIANCE, SampledResult, check_consensus, check_number
 from .segmentation import Segmentation
 from .separable import resize
-from .suitability import cautions, doubt
+from .suitability import cautions, doubt, of_few_values
 from .to_volume import ToVolume
 from .volume import MINIMUM_SIDE, Volume
 
@@ -402,6 +402,8 @@ class Segmenter:
         grid = ModelGrid.of(volume.geometry, voxel_size, card.orientation)
         _check_size(volume, grid, self._slice_axis)
         run.warnings.extend(cautions(volume.geometry, card))
+        if text := of_few_values(volume.array):
+            run.warn(text)
         with run.checking():
             image = normalised(volume.array, grid, card.normalisation)
             box = self._occupied(image)

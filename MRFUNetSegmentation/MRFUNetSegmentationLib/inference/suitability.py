@@ -21,6 +21,10 @@ _THICK = 3.0
 _COARSE = 2.5
 # mm; a brain of an adult is larger in each direction.
 _WHOLE_BRAIN = 110.0
+# Values of a volume: scans of 8 bits have more than 120, label maps of whole heads up to 54.
+_FEW_VALUES = 64
+# Voxels that are looked at for that.
+_SUBSET = 500_000
 # ml of grey and white matter, from newborns to large adult brains.
 _BRAIN_TISSUE = (250.0, 2000.0)
 # SNOMED CT: grey matter, white matter.
@@ -61,6 +65,20 @@ def cautions(geometry: Geometry, expected: InputSpec) -> list[str]:
             "wrong."
         )
     return lines
+
+
+def of_few_values(array: np.ndarray) -> str:
+    """Return that a volume may be a mask or a label map; nothing if it has grey values.
+
+    The networks have seen every contrast, so they find a whole brain in the mask of one as well.
+    """
+    number = np.unique(array.reshape(-1)[:: max(1, array.size // _SUBSET)]).size
+    if number > _FEW_VALUES:
+        return ""
+    return (
+        f"The volume has only {number} different values, as a mask or a label map has. Of these "
+        "the result means nothing: check that the volume is the scan."
+    )
 
 
 def doubt(volumes_ml: Mapping[int, float], segments: tuple[SegmentClass, ...], of: Geometry) -> str:
