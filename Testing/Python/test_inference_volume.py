@@ -187,6 +187,20 @@ def test_a_head_that_lies_somehow(save, name):
         refused(lambda: read_volume_file(path), "truncated")
 
 
+@pytest.mark.parametrize(
+    ("name", "said", "instead"),
+    [
+        ("image.mha", b"ElementSpacing = 1 1 1", b"ElementSpacing = 1 0 1"),
+        ("image.nrrd", b"(0,1,0)", b"(0,0,0)"),
+    ],
+)
+def test_a_size_that_itk_refuses(save, name, said, instead):
+    path = save(sitk.GetImageFromArray(noise()), name)
+    assert said in path.read_bytes()
+    path.write_bytes(path.read_bytes().replace(said, instead))
+    refused(lambda: read_volume_file(path), str(path), "no size: [1, 0, 1] mm", "Correct")
+
+
 def test_a_coronal_slice_of_two_dimensions(save):
     path = save(sitk.GetImageFromArray(noise((20, 24))), "slice.nii")
     with_header(path, 252, "i2", 0, 1)

@@ -94,6 +94,11 @@ def _read_file(path: Path) -> tuple[sitk.Image, tuple[str, ...]]:
                 f"{path}: the axes of the voxels are not at right angles (sheared). Resample the "
                 "volume first, in Slicer with Resample Scalar/Vector/DWI Volume."
             ) from error
+        if "change spacing" in reason:
+            raise InputError(
+                f"{path}: the header gives voxels no size: {reason.rpartition(' to ')[2]} mm. "
+                "Correct the spacing in the header, or save the volume anew."
+            ) from error
         if "determinant is 0" in str(error):
             raise InputError(
                 f"{path}: the directions of the image's axes are not independent, as those of a "
