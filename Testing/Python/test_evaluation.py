@@ -894,6 +894,18 @@ class TestCaseList:
         found = load_case(case, cases, tmp_path).reference["Grey matter"]
         assert np.array_equal(found, np.isin(own, [1, 3]))
 
+    def test_a_map_of_probability_with_nan_where_there_is_no_brain(self, folder, tmp_path):
+        image = sitk.ReadImage(str(folder / "map.nii.gz"))
+        values = sitk.GetArrayFromImage(image)
+        spoilt = sitk.GetImageFromArray(np.where(values == 0, np.nan, values))
+        spoilt.CopyInformation(image)
+        sitk.WriteImage(spoilt, str(tmp_path / "nan.nii.gz"))
+        maps = {"White matter": "nan.nii.gz"}
+        case = Case(name="c", image=str(folder / "scan-1.nii.gz"), probabilities=maps)
+        cases = CaseList("t", ("White matter",), (case,))
+        found = load_case(case, cases, tmp_path).reference["White matter"]
+        assert np.array_equal(found, values > values.max() / 2)
+
     def test_a_reference_a_little_beside_its_scan_is_taken_and_named(self, folder, tmp_path):
         case, cases = self.case(tmp_path, folder, lambda own: own)
         image = sitk.ReadImage(str(tmp_path / "labels.nrrd"))

@@ -270,7 +270,8 @@ def load_case(
         labels = files.labels(case.labels)
         reference, foreground = files.masks(case.labels, labels, case, cases), labels > 0
     for structure, file in case.probabilities.items():
-        probability = files.array(file)
+        # Programs put NaN where there is no brain, beside which no number is the maximum.
+        probability = np.nan_to_num(files.array(file))
         reference[structure] = probability > 0.5 * probability.max()
         foreground |= reference[structure]
     raters = [files.masks(file, files.labels(file), case, cases) for file in case.raters]
