@@ -960,6 +960,23 @@ def test_missing_packages_are_told_before_anything_is_computed(
     assert printed.out == ""
 
 
+@pytest.mark.parametrize("fault", ["a file in the way", "full disk"])
+def test_segmentations_that_cannot_be_written(
+    folder, tmp_path, tiny_checkpoint, capsys, monkeypatch, fault
+):
+    def write(path, labels, geometry):
+        raise OSError(f"{path.name} came out incomplete")
+
+    if fault == "full disk":
+        monkeypatch.setattr("MRFUNetSegmentationLib.evaluation.run.write_label_map", write)
+    else:
+        (tmp_path / "segmentations").write_text("", encoding="utf-8")
+    command = ["evaluate", str(folder / "cases.toml"), "--data", str(folder), "-o", str(tmp_path)]
+    assert main([*command, "--model", str(tiny_checkpoint), "--device", "cpu"]) == 1
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert "of random cannot be written" in line and "free space" in line
+
+
 def test_two_methods_of_one_name_are_refused(folder, tmp_path, tiny_checkpoint, capsys):
     arguments = ["evaluate", str(folder / "cases.toml"), "--data", str(folder)]
     arguments += ["-o", str(tmp_path), "--model", str(tiny_checkpoint)]

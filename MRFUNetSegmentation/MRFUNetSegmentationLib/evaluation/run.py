@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import InputError, MRFUNetError
+from ..errors import InputError, MRFUNetError, OutputError
 from ..files import as_file_name
 from ..inference.image_files import write_label_map
 from ..inference.volume import Geometry, Volume
@@ -286,9 +286,15 @@ def _centre(masks: Masks, volume: Volume) -> tuple[int, int, int]:
 
 def _write_labels(folder: Path, case: str, masks: Masks, cases: CaseList, volume: Volume) -> None:
     """Write masks as a label map; values count the list's structures from 1."""
-    folder.mkdir(parents=True, exist_ok=True)
     labels = np.zeros(volume.array.shape, dtype=np.uint8)
     for value, structure in enumerate(cases.structures, start=1):
         if structure in masks:
             labels[masks[structure]] = value
-    write_label_map(folder / f"{as_file_name(case)}.nii.gz", labels, volume.geometry)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_label_map(folder / f"{as_file_name(case)}.nii.gz", labels, volume.geometry)
+    except OSError as error:
+        raise OutputError(
+            f"{folder}: the segmentation of {case} cannot be written ({error}). Check the path, "
+            "the free space and the permissions; where the file's name is too long, the case's is."
+        ) from error
