@@ -790,6 +790,7 @@ class TestCaseList:
         ("change", "said"),
         [
             (('name = "map"', 'name = "random"'), "random is there twice"),
+            (('name = "map"', 'name = "Its/own result"'), "would be one file's name"),
             (("[2, 3]", '["2"]'), "expected int"),
             (('"White matter" = "map', '"White" = "map'), "White is none of the structures"),
             (('contrast = "T1"', 'contrast = "T9"'), "T9 is none of the contrasts"),

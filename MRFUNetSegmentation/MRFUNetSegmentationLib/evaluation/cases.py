@@ -14,6 +14,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..errors import InputError
+from ..files import as_file_name
 from ..inference.image_files import has_place, read_image, read_volume_file
 from ..inference.volume import Geometry, Volume
 from ..training.card import BRAIN_TISSUE_CLASSES
@@ -142,6 +143,15 @@ class CaseList:
             twice = {n for n in names if list(names).count(n) > 1}
             if twice:
                 raise ConfigError(f"{kind}: {sorted(twice)[0]} is there twice")
+        files: dict[str, str] = {}
+        for case in self.cases:
+            # Not all file systems tell capital letters.
+            other = files.setdefault(as_file_name(case.name).casefold(), case.name)
+            if other != case.name:
+                raise ConfigError(
+                    f"cases: {other} and {case.name} would be one file's name, where spaces and "
+                    "signs become _. Name them so that letters, digits, - or . differ"
+                )
         for where, names in self._mentioned():
             for name in names:
                 if name not in self.structures:
