@@ -7,6 +7,7 @@ import sys
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -37,7 +38,7 @@ from MRFUNetSegmentationLib.evaluation.plausibility import (
     plausibility,
 )
 from MRFUNetSegmentationLib.evaluation.raters import _single_rater, score_samples
-from MRFUNetSegmentationLib.evaluation.report import _coverage, _floors, write_report
+from MRFUNetSegmentationLib.evaluation.report import _best_first, _coverage, _floors, write_report
 from MRFUNetSegmentationLib.evaluation.run import (
     Results,
     _compare_scans,
@@ -667,6 +668,17 @@ class TestRaters:
         assert found.frequency[[0, 9]] == pytest.approx([1 / 3, 0.5])
         assert found.expected_calibration_error == pytest.approx(0.6 / 3 + 0.4 / 2)
         assert _single_rater(raters[:1], near) is None
+
+    def test_scans_without_a_reference_are_in_order_of_the_raters(self):
+        cases = CaseList("t", ("S",), (Case("c", "c"),))
+        of_mean = {"worst": 0.2, "best": 0.9}
+        raters = {
+            case: SimpleNamespace(structures={"S": SimpleNamespace(dice_of_mean=dice_of_mean)})
+            for case, dice_of_mean in of_mean.items()
+        }
+        results = Results(cases, ["m"], raters={"m": raters})
+        results.panels = dict.fromkeys(["neither", "worst", "best"])
+        assert _best_first(results) == ["best", "worst", "neither"]
 
     def test_single_slices_against_raters(self, tiny_card, tmp_path):
         """As a model trained on slices is scored: 2D files of image and masks."""

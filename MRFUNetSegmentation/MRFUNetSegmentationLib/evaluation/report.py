@@ -356,8 +356,8 @@ def _pictures_section(folder: Path, results: Results) -> list[str]:
     return [
         "## Every scan",
         "",
-        f"Best first, by the mean Dice of {results.methods[0]}; then those without a reference. "
-        "The patient's right is on the left.",
+        f"Best first, by the mean Dice of {results.methods[0]} with the reference, or the majority "
+        "of the raters; then those without either. The patient's right is on the left.",
         "",
         *(f"![Scans, reference and segmentations]({f.name})\n" for f in files),
     ]
@@ -513,8 +513,17 @@ def _subjects(results: Results, cases: Sequence[str]) -> list[str]:
 
 
 def _best_first(results: Results) -> list[str]:
-    """Return the names of the cases by the first method's Dice, those without one last."""
-    dices = {case: results.mean_dice(results.methods[0], case) for case in results.panels}
+    """Return the names of the cases by the first method's Dice, those without one last.
+
+    Without a reference it is that with the majority of the raters.
+    """
+    method = results.methods[0]
+    dices = {}
+    for case in results.panels:
+        dices[case] = results.mean_dice(method, case)
+        of_raters = results.raters.get(method, {}).get(case)
+        if np.isnan(dices[case]) and of_raters and of_raters.structures:
+            dices[case] = np.mean([s.dice_of_mean for s in of_raters.structures.values()])
     return sorted(dices, key=lambda c: (np.isnan(dices[c]), -np.nan_to_num(dices[c])))
 
 
