@@ -348,6 +348,16 @@ def test_picture_of_a_few_bright_voxels():
     assert picture.shape[2] == 3
 
 
+@pytest.mark.parametrize(("factor", "offset"), [(1e40, 0.0), (1.0, 1e12)])
+def test_picture_of_values_that_float32_cannot_hold(factor, offset):
+    array = np.random.default_rng(0).random((20, 20, 20))
+    geometry = Geometry(array.shape[::-1], (1.0, 1.0, 1.0))
+    labels = np.zeros(array.shape, np.uint8)
+    same = preview(Volume(array, geometry), labels, ()).astype(int)
+    picture = preview(Volume(array * factor + offset, geometry), labels, ())
+    assert abs(picture - same).max() <= 1
+
+
 def test_output_that_is_a_file(segment, tmp_path, capsys):
     (tmp_path / "out").write_text("mine", encoding="utf-8")
     assert segment() == 1

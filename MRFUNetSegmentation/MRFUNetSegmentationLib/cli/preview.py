@@ -51,7 +51,7 @@ def preview(
     mask = grid.reorient(torch.from_numpy(labels))
     uncertain = None if disagreement is None else grid.reorient(torch.from_numpy(disagreement))
     planes = _Planes(
-        image=_windowed(grid.reorient(torch.from_numpy(volume.array.astype(np.float32)))),
+        image=_windowed(grid.reorient(torch.from_numpy(volume.array.astype(np.float64)))),
         centre=_centre(mask) if uncertain is None else _most(uncertain),
         voxel=[spacing[a] for a in grid.axes],
     )
@@ -129,8 +129,8 @@ def _windowed(image: Tensor) -> Tensor:
     if values.max() == values.min():  # of a few bright voxels it may have none
         values = image.flatten()
     values = values[values > values.min()]
-    low, high = torch.quantile(values, torch.tensor([0.01, 0.995]))
-    return ((image - low) / (high - low).clamp_min(1e-12)).clamp(0, 1)
+    low, high = torch.quantile(values, torch.tensor([0.01, 0.995], dtype=values.dtype))
+    return ((image - low) / (high - low).clamp_min(1e-12)).clamp(0, 1).float()
 
 
 def _centre(mask: Tensor) -> list[int]:
