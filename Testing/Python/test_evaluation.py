@@ -50,7 +50,7 @@ from MRFUNetSegmentationLib.evaluation.scores import score
 from MRFUNetSegmentationLib.evaluation.statistics import mean_of_scans, paired_comparison
 from MRFUNetSegmentationLib.inference.engine import Segmenter
 from MRFUNetSegmentationLib.inference.image_files import read_volume_file
-from MRFUNetSegmentationLib.inference.volume import Geometry, Volume
+from MRFUNetSegmentationLib.inference.volume import RAS, Geometry, Volume
 from MRFUNetSegmentationLib.training.config import ConfigError
 from MRFUNetSegmentationLib.training.metrics import dice
 from MRFUNetSegmentationLib.uncertainty.disagreement import generalised_energy_distance
@@ -316,6 +316,15 @@ class TestPictures:
         red = picture[..., 0] > picture[..., 1] + 0.3
         assert np.argwhere(red[:, :24]).tolist() == [[5 + 4, i] for i in range(4)]
         assert red[:, 24:28].all() and not red[:, 28:].any()
+
+    @pytest.mark.parametrize("kind", [np.uint16, np.uint32, np.uint64, np.int16, np.float32])
+    def test_voxels_of_every_type(self, kind):
+        """Those of scanners are unsigned often, and axes of most files are turned."""
+        array = np.random.RandomState(0).randint(0, 1000, (20, 30, 24))
+        geometry = Geometry((24, 30, 20), (1.0, 1.0, 2.0), direction=RAS)
+        expected = planes(Volume(array, geometry), None, {}, (10, 15, 12))
+        picture = planes(Volume(array.astype(kind), geometry), None, {}, (10, 15, 12))
+        assert np.array_equal(picture, expected)
 
     @pytest.mark.parametrize(
         ("shape", "drawn"),

@@ -51,8 +51,9 @@ def planes(
     """
     grid = ModelGrid.of(volume.geometry, orientation="LPS")
     at = _reoriented_index(grid, centre)
-    low, high = _window(volume.array)
-    shown = _bright_box(grid.reorient(torch.from_numpy(volume.array)).numpy(), low, high)
+    scan = volume.array.astype(float)  # torch flips no unsigned integers of 16 bits or more
+    low, high = _window(scan)
+    shown = _bright_box(grid.reorient(torch.from_numpy(scan)).numpy(), low, high)
     parts = []
     both, sagittal = ((2, (0, 1)), (1, (0, 2))), (0, (1, 2))
     whole = [
@@ -68,7 +69,7 @@ def planes(
             part = part[tuple(index)].T
             return part[::-1] if down == 2 else part  # superior is up
 
-        grey = np.clip((plane(volume.array).astype(float) - low) / (high - low), 0, 1)
+        grey = np.clip((plane(scan) - low) / (high - low), 0, 1)
         picture = np.repeat(grey[..., None], 3, axis=2)
         for structure, mask in (masks or {}).items():
             inside = plane(mask.astype(np.uint8)) > 0
@@ -186,7 +187,7 @@ def empty_figure(width: float, height: float, **options):
 
 
 def _window(array: np.ndarray) -> tuple[float, float]:
-    values = array.ravel()[:: max(1, array.size // 500_000)].astype(float)
+    values = array.ravel()[:: max(1, array.size // 500_000)]
     above = values[values > values.min()]
     low, high = np.quantile(above if above.size else values, [0.01, 0.995])
     return float(low), float(max(high, low + 1e-12))
