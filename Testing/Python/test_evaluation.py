@@ -999,6 +999,15 @@ def test_segmentations_that_cannot_be_written(
     assert "of random cannot be written" in line and "free space" in line
 
 
+def test_a_models_folder_may_be_named_with_an_equals_sign(folder, tmp_path, tiny_checkpoint):
+    model, out = tmp_path / "lr=0.001" / "mine.safetensors", tmp_path / "report"
+    model.parent.mkdir()
+    shutil.copy(tiny_checkpoint, model)
+    command = ["evaluate", str(folder / "cases.toml"), "--data", str(folder), "-o", str(out)]
+    assert main([*command, "--model", str(model), "--device", "cpu"]) == 0
+    assert {row["method"] for row in rows(out / "scores.csv")} == {"mine"}
+
+
 def test_two_methods_of_one_name_are_refused(folder, tmp_path, tiny_checkpoint, capsys):
     arguments = ["evaluate", str(folder / "cases.toml"), "--data", str(folder)]
     arguments += ["-o", str(tmp_path), "--model", str(tiny_checkpoint)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import textwrap
 from pathlib import Path
 
@@ -101,7 +102,8 @@ def _named(models: list[str]) -> dict[str, list[str]]:
     named = {}
     for text in models:
         name, equals, files = text.partition("=")
-        name, files = (name, files) if equals else (Path(text).stem, text)
+        if not equals or os.path.isfile(text):  # a folder may be named lr=0.001
+            name, files = Path(text).stem, text
         if name in named:
             raise InputError(
                 f"Two methods are named {name}. Name them: --model FIRST=… --model SECOND=…."
