@@ -334,6 +334,20 @@ def test_slabs_are_kept_and_marked_anew(real):
     assert torch.equal(again[1], marks)
 
 
+def test_several_raters_mark_one_image(real):
+    label_map, lesion_maps = real
+    options = LesionData(masks=("patient01",), slabs=1)
+    source = LesionSource([label_map], lesion_maps[2:], options, torch.device("cpu"))
+    several = replace(FLAT, raters_per_image=4)
+    different = 0
+    for seed in range(20):
+        image, labels = source.draw(several, draw(seed).rng)
+        assert image.shape == (1, 40, 48)
+        assert labels.shape == (4, 40, 48)
+        different += len({marks.numpy().tobytes() for marks in labels}) > 1
+    assert different > 5
+
+
 def test_slices_with_lesions_are_drawn_more_often(real):
     label_map, lesion_maps = real
     options = LesionData(masks=("patient01",), slabs=1)
@@ -355,7 +369,7 @@ def test_a_slice_comes_with_its_neighbours(real):
     source = LesionSource([label_map], lesion_maps[2:], options, torch.device("cpu"), neighbours=3)
     middles = set()
     for seed in range(60):
-        image, labels = source.draw(FLAT, draw(seed).rng)
+        image, (labels,) = source.draw(FLAT, draw(seed).rng)
         ((slab, lesions),) = source._slabs.values()
         windows = slab.unfold(2, 7, 1).permute(2, 3, 0, 1).float()
         (middle,) = [n for n, window in enumerate(windows) if torch.equal(window, image)]

@@ -117,6 +117,8 @@ def test_shipped_configurations_are_valid():
         ("seed = 3", "seed = 3\ngradient_norm = 0", "gradient_norm: must be above 0"),
         ("steps = 4", "steps = 0", r"stages\[0\]: steps must be at least 1"),
         ("steps = 4", "steps = 4\nbatch_size = 0", r"stages\[0\]: batch_size must be"),
+        ("steps = 4", "steps = 4\nraters_per_image = 0", r"raters_per_image must be at least 1"),
+        ("steps = 4", "steps = 4\nraters_per_image = 2", r"stages\[0\].raters_per_image: .* truth"),
         ("shape = [16, 20, 18]", "shape = [16, 20]", r"stages\[0\].shape: expected 3 sides"),
         ("voxel_size = [2.0, 3.0]", "", r"stages\[0\].voxel_size: missing"),
         ("voxel_size = [2.0, 3.0]", "voxel_size = [3.0, 2.0]", "voxel_size must be above 0 and in"),

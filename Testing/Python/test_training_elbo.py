@@ -4,7 +4,12 @@ import math
 
 import pytest
 import torch
-from MRFUNetSegmentationLib.networks import ProbabilisticUNet, ProbabilisticUNetConfig
+from MRFUNetSegmentationLib.networks import (
+    MRFUNet,
+    MRFUNetConfig,
+    ProbabilisticUNet,
+    ProbabilisticUNetConfig,
+)
 from MRFUNetSegmentationLib.training.config import ConfigError, ElboConfig, Stage
 from MRFUNetSegmentationLib.training.elbo import (
     ElboTerms,
@@ -13,7 +18,11 @@ from MRFUNetSegmentationLib.training.elbo import (
     kl_by_dimension,
     terms_without_latent,
 )
-from MRFUNetSegmentationLib.training.objectives import ElboObjective, soft_dice_loss
+from MRFUNetSegmentationLib.training.objectives import (
+    ElboObjective,
+    LikelihoodObjective,
+    soft_dice_loss,
+)
 
 
 def small(classes: int = 3, dim: int = 2, seed: int = 0, **options) -> ProbabilisticUNet:
@@ -152,6 +161,40 @@ def test_terms_do_not_depend_on_the_size_of_the_batch():
     four = elbo_terms(network, *(x.repeat_interleave(4, 0) for x in (image, labels, epsilon)))
     torch.testing.assert_close(four.reconstruction, one.reconstruction)
     torch.testing.assert_close(four.kl, one.kl)
+
+
+@pytest.mark.parametrize("options", [{}, {"informed": True}, {"mrf": True, "iterations": 2}])
+def test_several_raters_of_an_image_count_as_that_image_several_times(options):
+    network = small(**options).eval()
+    image, labels = torch.randn(2, 1, 8, 8).double(), torch.randint(3, (6, 8, 8))
+    repeated, epsilon = image.repeat_interleave(3, 0), torch.randn(6, 2).double()
+    for several, one_by_one in (
+        (
+            elbo_terms(network, image, labels, epsilon),
+            elbo_terms(network, repeated, labels, epsilon),
+        ),
+        (
+            terms_without_latent(network, image, labels),
+            terms_without_latent(network, repeated, labels),
+        ),
+    ):
+        torch.testing.assert_close(several.reconstruction, one_by_one.reconstruction)
+        torch.testing.assert_close(several.kl, one_by_one.kl)
+    shared = elbo_terms(network, image, labels, prior_share=1.0).reconstruction
+    assert torch.isfinite(shared)
+
+
+def test_several_raters_count_alike_without_a_latent():
+    torch.manual_seed(0)
+    network = MRFUNet(
+        MRFUNetConfig(dim=2, classes=3, encoder=(4, 4), decoder=(4, 4), norm="instance", mrf=False)
+    )
+    objective = LikelihoodObjective(network, mixed=False, dice_weight=1.0)
+    image, labels = torch.randn(2, 1, 16, 16), torch.randint(3, (6, 16, 16))
+    several = objective(image, labels)
+    one_by_one = objective(image.repeat_interleave(3, 0), labels)
+    for name in ("likelihood", "dice"):
+        torch.testing.assert_close(several[name], one_by_one[name])
 
 
 def test_gradients_reach_every_weight():

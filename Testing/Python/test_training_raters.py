@@ -830,8 +830,26 @@ def test_whole_images_come_as_they_are_and_all_raters_are_drawn(size):
             stage(*size), torch.Generator().manual_seed(seed)
         )
         torch.testing.assert_close(pair[0], torch.from_numpy(image).float(), rtol=0, atol=1e-5)
-        drawn |= {n for n, mask in enumerate(masks) if (pair[1].numpy() == mask[0]).all()}
+        drawn |= {n for n, mask in enumerate(masks) if (pair[1].numpy() == mask).all()}
     assert drawn == {0, 1, 2}
+
+
+@pytest.mark.parametrize("wanted", [2, 3, 5])
+def test_several_raters_of_an_image_are_different_ones(wanted):
+    rng = np.random.default_rng(0)
+    masks = [rng.random((1, 6, 7)) < share for share in (0.2, 0.5, 0.8)]
+    several = replace(stage(6, 7), raters_per_image=wanted)
+    first = set()
+    for seed in range(20):
+        drawn = source(case_of(rng.random((1, 6, 7)), *masks)).draw(
+            several, torch.Generator().manual_seed(seed)
+        )[1]
+        assert drawn.shape == (wanted, 6, 7)
+        found = [next(n for n, m in enumerate(masks) if (d == m[0]).all()) for d in drawn.numpy()]
+        counts = np.bincount(found, minlength=3)
+        assert counts.max() - counts.min() <= 1, "one is there again before all were"
+        first.add(found[0])
+    assert first == {0, 1, 2}
 
 
 def test_parts_of_images_show_what_is_marked_as_often_as_is_asked():
@@ -842,7 +860,7 @@ def test_parts_of_images_show_what_is_marked_as_often_as_is_asked():
     shown, middles = 0, set()
     for seed in range(60):
         rng = torch.Generator().manual_seed(seed)
-        part, labels = source(case, foreground=1.0).draw(stage(10, 12), rng)
+        part, (labels,) = source(case, foreground=1.0).draw(stage(10, 12), rng)
         # Linear interpolation between voxels: half of a border voxel may be lost.
         inner = (part[0] > 0.99) | (part[0] < 0.01)
         assert ((part[0] > 0.5) == labels.bool())[inner].all()
@@ -855,7 +873,7 @@ def test_parts_of_images_show_what_is_marked_as_often_as_is_asked():
 
 
 def test_images_smaller_than_a_part_lie_in_the_middle_of_nothing():
-    part, labels = source(case_of(np.ones((1, 4, 6)), np.ones((1, 4, 6)))).draw(
+    part, (labels,) = source(case_of(np.ones((1, 4, 6)), np.ones((1, 4, 6)))).draw(
         stage(8, 8), torch.Generator().manual_seed(0)
     )
     expected = torch.zeros(8, 8)
@@ -871,7 +889,8 @@ def test_mirrors_turns_and_intensities():
 
     def draw(seed=0, **augmentation):
         rng = torch.Generator().manual_seed(seed)
-        return source(case, **augmentation).draw(stage(21, 21), rng)
+        part, (labels,) = source(case, **augmentation).draw(stage(21, 21), rng)
+        return part, labels
 
     mirrored, labels = draw(flip=(1.0,))
     torch.testing.assert_close(mirrored[0], torch.from_numpy(image[0]).float().flip(0))

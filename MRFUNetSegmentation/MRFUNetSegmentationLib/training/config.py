@@ -60,6 +60,9 @@ class Stage:
             network's own.
         voxel_size: bounds of the isotropic voxel size drawn for each synthesised image, mm.
         batch_size: images that a process takes at once.
+        raters_per_image: how many raters' labels of each image are seen at once, different ones
+            while there are so many. What the network makes of the image alone is computed once for
+            all of them, so a step learns more of how raters differ for little more time.
         accumulate: batches whose gradients are averaged for one step.
         synthesis: ranges of the generative model.
         latent: False to train a Probabilistic U-Net at the latent 0 alone. Once its U-Net finds
@@ -74,13 +77,14 @@ class Stage:
     training_iterations: tuple[int, int] | None = None
     voxel_size: tuple[float, float] | None = None
     batch_size: int = 1
+    raters_per_image: int = 1
     accumulate: int = 1
     synthesis: SynthesisConfig = field(default_factory=SynthesisConfig)
     latent: bool = True
     frozen: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "accumulate"):
+        for name in ("steps", "batch_size", "raters_per_image", "accumulate"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
         if min(self.shape, default=1) < 1:
@@ -468,6 +472,11 @@ class TrainingConfig:
             raise ConfigError("network.dim: images are synthesised from label maps in 3D only")
         least = self.network.minimum_size
         for number, stage in enumerate(self.stages):
+            if stage.raters_per_image > 1 and self.raters is None and self.lesions is None:
+                raise ConfigError(
+                    f"stages[{number}].raters_per_image: an image that is synthesised from a label "
+                    "map has one truth; leave it out"
+                )
             if self.raters is not None and not stage.shape:
                 continue  # whole images
             if min(stage.shape, default=least) < least:

@@ -59,7 +59,7 @@ def write_contact_sheet(
 def _pairs(source: Source, stage: Stage, rng: Generator) -> Iterator[tuple[Tensor, Tensor]]:
     while True:
         image, labels = source.draw(stage, rng)
-        yield image.cpu(), labels.cpu()
+        yield image.cpu(), labels[0].cpu()  # by one of its raters
 
 
 def _upright(plane: Tensor) -> Tensor:

@@ -44,30 +44,33 @@ def elbo_terms(
 ) -> ElboTerms:
     """Compute the terms of the evidence lower bound.
 
-    Both are means over the batch, so that beta means the same for every size of the batch. With an
-    MRF the reconstruction is that of the responsibilities after the mean field.
+    Both are means over images and raters, so that beta means the same for every size of the batch.
+    With an MRF the reconstruction is that of the responsibilities after the mean field.
 
     Args:
         network: in training mode or not.
         image: (B, C, *spatial).
-        labels: (B, *spatial), integers 0 .. K - 1, by one rater for each image.
-        epsilon: (B, latent), the posterior's sample in units of its standard deviation; drawn
+        labels: (B * R, *spatial), integers 0 .. K - 1: by R raters of the first image, then of the
+            next.
+        epsilon: (B * R, latent), the posterior's samples in units of its standard deviation; drawn
             from torch's default generator if None.
         prior_share: weight, 0..1, of the cross-entropy of a sample of the prior in that of the
             reconstruction: the hybrid objective of Sohn et al., NeurIPS 2015, section 4.2. It
             trains for what is done at inference, where nobody's labels are known.
     """
+    raters = len(labels) // len(image)
     projected = network.project(network.features(image))
-    prior = _exact(network.prior(image))
+    prior = _repeated(_exact(network.prior(image)), raters)
+    image, projected = (x.repeat_interleave(raters, 0) for x in (image, projected))
     posterior = _exact(network.posterior(image, labels, projected))
     if epsilon is None:
         epsilon = torch.randn_like(posterior.mean)
     # The reparametrisation: gradients reach the posterior through mean and deviation.
     z = posterior.mean + posterior.stddev * epsilon
-    reconstruction = _cross_entropy(network, projected, z, labels)
+    reconstruction = _cross_entropy(network, network.decode(projected, z), labels)
     if prior_share:
         z = prior.mean + prior.stddev * torch.randn_like(prior.mean)
-        sampled = _cross_entropy(network, projected, z, labels)
+        sampled = _cross_entropy(network, network.decode(projected, z), labels)
         reconstruction = torch.lerp(reconstruction, sampled, prior_share)
     return ElboTerms(reconstruction, kl_divergence(posterior, prior).mean())
 
@@ -78,25 +81,23 @@ def terms_without_latent(network: ProbabilisticUNet, image: Tensor, labels: Tens
     Args:
         network: in training mode or not.
         image: (B, C, *spatial).
-        labels: (B, *spatial), integers 0 .. K - 1, by one rater for each image.
+        labels: (B * R, *spatial), as of `elbo_terms`.
     """
     z = image.new_zeros(len(image), network.config.latent)
-    projected = network.project(network.features(image))
-    reconstruction = _cross_entropy(network, projected, z, labels)
+    logits = network.decode(network.project(network.features(image)), z)
+    reconstruction = _cross_entropy(network, logits, labels)
     # Processes that share gradients wait for those of every weight.
     unused = (w.sum() for w in network.parameters() if w.requires_grad)
     return ElboTerms(reconstruction, 0 * sum(unused, start=reconstruction.new_zeros(())))
 
 
-def _cross_entropy(
-    network: ProbabilisticUNet, projected: Tensor, z: Tensor, labels: Tensor
-) -> Tensor:
-    """Return the cross-entropy of a latent's segmentation, summed over an image."""
-    logits = network.decode(projected, z)
+def _cross_entropy(network: ProbabilisticUNet, logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the cross-entropy of each image's raters, summed over an image."""
     if network.mrf is None:
         log_posterior = network.log_likelihood(_exact(logits))
     else:
         log_posterior = _exact(network.log_posterior(logits))
+    log_posterior = log_posterior.repeat_interleave(len(labels) // len(logits), 0)
     entropy = functional.nll_loss(log_posterior, labels.long(), reduction="none")
     return entropy.flatten(1).sum(1).mean()
 
@@ -115,6 +116,12 @@ def kl_by_dimension(network: ProbabilisticUNet, image: Tensor, raters: Sequence[
     projected = network.project(network.features(image))
     posteriors = (_exact(network.posterior(image, labels, projected)) for labels in raters)
     return torch.stack([kl_divergence(q.base_dist, prior).mean(0) for q in posteriors]).mean(0)
+
+
+def _repeated(gaussian: Independent, number: int) -> Independent:
+    """Return each Gaussian of a batch several times, one after the other."""
+    mean, stddev = (x.repeat_interleave(number, 0) for x in (gaussian.mean, gaussian.stddev))
+    return Independent(Normal(mean, stddev, validate_args=False), 1)
 
 
 def _exact(value: Tensor | Independent) -> Tensor | Independent:

@@ -73,10 +73,15 @@ class LikelihoodObjective(Objective):
         self.dice_weight = dice_weight
 
     def forward(self, image: Tensor, labels: Tensor) -> Terms:
-        """Return the terms of images (B, C, *spatial) and labels (B, *spatial), int64."""
+        """Return the terms of images (B, C, *spatial) and labels (B * R, *spatial), int64.
+
+        Args:
+            image: the images.
+            labels: by R raters of the first image, then of the next; R is 1 where there are none.
+        """
         with self._autocast(image):
             log_posterior = self.network.log_posterior(self.network.logits(image))
-        log_posterior = log_posterior.float()
+        log_posterior = log_posterior.float().repeat_interleave(len(labels) // len(image), 0)
         terms = {"likelihood": functional.nll_loss(log_posterior, labels)}
         if self.dice_weight:
             terms["dice"] = soft_dice_loss(log_posterior.exp(), labels)
@@ -112,7 +117,7 @@ class ElboObjective(Objective):
         self._with_latent = stage.latent
 
     def forward(self, image: Tensor, labels: Tensor) -> Terms:
-        """Return the terms of images (B, C, *spatial) and one rater's labels (B, *spatial)."""
+        """Return the terms of images and their raters' labels; see `elbo_terms`."""
         with self._autocast(image):
             if self._with_latent:
                 share = self.balance.prior_share

@@ -28,7 +28,8 @@ SLAB, MARGIN = 24, 2
 # Whole images share batches if their sides, rounded up to a multiple of this, are the same.
 _MULTIPLE = 8
 
-# Of a stage and a generator: an image (C, *shape), float32, and its labels (*shape), int64.
+# Of a stage and a generator: an image (C, *shape), float32, and its labels by each of the raters
+# that the stage asks for (raters, *shape), int64.
 Drawing = Callable[[Stage, Generator], tuple[Tensor, Tensor]]
 
 
@@ -42,7 +43,7 @@ class Source(Protocol):
     description: str
 
     def draw(self, stage: Stage, rng: Generator) -> tuple[Tensor, Tensor]:
-        """Return an image (C, *shape), float32, and its labels (*shape), int64.
+        """Return an image (C, *shape), float32, and its labels (raters, *shape), int64.
 
         Args:
             stage: what to draw.
@@ -81,7 +82,7 @@ class SynthesisSource:
         image, tissue = synthesise(
             self.label_maps[chosen], stage.synthesis, stage.shape, spacing, rng
         )
-        return image[None], tissue
+        return image[None], tissue[None]
 
     def for_batch(self, stage: Stage, rng: Generator) -> Drawing:
         """Return `draw`; see `Source`."""
@@ -89,7 +90,7 @@ class SynthesisSource:
 
 
 class LesionSource:
-    """Synthesised images with lesions, each marked by a random simulated rater.
+    """Synthesised images with lesions, each marked by random simulated raters.
 
     Patients are drawn in proportion to the root of the volume of their lesions.
 
@@ -125,7 +126,9 @@ class LesionSource:
         draw = Draw(rng)
         flat = len(stage.shape) == 2
         image, lesions = self._slab(stage, draw) if flat else self._synthesised(stage, draw)
-        labels = lesions.mark(self.options.painting.raters, draw).long()
+        raters = self.options.painting.raters
+        marks = [lesions.mark(raters, draw) for _ in range(stage.raters_per_image)]
+        labels = torch.stack(marks).long()
         if flat:
             index = _slice(lesions, self.neighbours, draw)
             seen = slice(index - self.neighbours, index + self.neighbours + 1)
@@ -182,12 +185,12 @@ def _inner(image: Tensor, lesions: Lesions) -> tuple[Tensor, Lesions]:
 
 
 class RaterSource:
-    """Real images or parts of them, each with the labels of a random one of its raters.
+    """Real images or parts of them, each with the labels of random ones of its raters.
 
     Where a stage names no shape, images come whole, and those of a batch are of one size: what
     averages over an image, as a prior does, would learn from padding that it never sees later.
 
-    Training on a random rater at each step is what teaches a Probabilistic U-Net the raters'
+    Training on random raters at each step is what teaches a Probabilistic U-Net the raters'
     distribution (Kohl et al., NeurIPS 2018, section 4.1).
 
     Args:
@@ -231,8 +234,8 @@ class RaterSource:
         sizes = [self.images[number].shape[2:] for number in numbers]
         shape = tuple(map(max, zip(*sizes, strict=True)))
         image, labels = self._drawn(numbers, stage, rng)
-        # As the network pads; labels by way of numbers that can be padded, in a channel.
-        labels = padded_to(labels[None, None].float(), shape)[0, 0].long()
+        # As the network pads; labels by way of numbers that can be padded, in channels.
+        labels = padded_to(labels[None].float(), shape)[0].long()
         return padded_to(image[None], shape)[0], labels
 
     def _drawn(self, numbers: Sequence[int], stage: Stage, rng: Generator) -> tuple[Tensor, Tensor]:
@@ -241,13 +244,13 @@ class RaterSource:
         number = numbers[draw.integer(len(numbers))]
         images, masks = self.images[number], self.masks[number]
         shape = stage.shape or tuple(images.shape[2:])
-        rater = draw.integer(len(masks))
+        raters = _some(len(masks), stage.raters_per_image, draw)
         index, centre = self._place(number, shape, draw)
         augmentation = self.options.augmentation
         matrix = _random_matrix(augmentation, self.cases[number].spacing, draw)
         grid = _sampling_grid(images.shape[2:], shape, matrix, centre).to(images.device)
         image = _sampled(images[index], grid, "bilinear")
-        labels = _sampled(masks[rater, index, None].float(), grid, "nearest")[0]
+        labels = _sampled(masks[raters, index].float(), grid, "nearest")
         return _with_intensities(image, augmentation, draw), labels.long()
 
     def _place(self, number: int, shape: tuple[int, ...], draw: Draw) -> tuple[int, list[float]]:
@@ -266,6 +269,12 @@ class RaterSource:
             middle, play = (n - 1) / 2, max(0, n - part) / 2
             inside.append(min(max(c, middle - play), middle + play))
         return index, inside
+
+
+def _some(number: int, wanted: int, draw: Draw) -> list[int]:
+    """Draw as many of 0..number - 1 as are wanted, none again before all were drawn."""
+    order = draw.uniforms(number).argsort().tolist()
+    return [order[n % number] for n in range(wanted)]
 
 
 def _random_matrix(augmentation: Augmentation, spacing: tuple[float, ...], draw: Draw) -> Tensor:

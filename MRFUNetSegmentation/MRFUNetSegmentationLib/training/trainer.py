@@ -235,7 +235,8 @@ class Trainer:
         for draw in range(first, first + stage.batch_size):
             rng = Generator(self.device).manual_seed(self._seed(draw))
             pairs.append(drawing(stage, rng))
-        images, labels = (torch.stack(tensors) for tensors in zip(*pairs, strict=True))
+        images = torch.stack([image for image, _ in pairs])
+        labels = torch.cat([of_raters for _, of_raters in pairs])
         # What the network itself draws: iterations of the mean field, latents.
         torch.manual_seed(self._seed(first) + _OF_NETWORK)
         images = images.to(self.device, memory_format=_layout(self.config))
